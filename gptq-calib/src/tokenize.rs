@@ -1,0 +1,152 @@
+//! The one door to the `tokenizers` crate.
+
+use std::path::Path;
+
+use tokenizers::{
+    DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+};
+
+use crate::Error;
+
+/// A tokenizer as `tokenizer.json` describes it, without any truncation or padding stored there.
+///
+/// ```
+/// let tokenizer = gptq_calib::Tokenizer::from_bytes(
+///     br#"{"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"},
+///         "model": {"type": "WordLevel", "unk_token": "?", "vocab": {"?": 0, "hello": 1}}}"#,
+/// )?;
+/// assert_eq!(tokenizer.encode("hello world", true)?, [1, 0]);
+/// assert_eq!(tokenizer.decode(&[1, 1], false)?, "hello hello");
+/// # Ok::<(), gptq_calib::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    vocab_size: usize,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be read, [`Error::TokenizerFile`] if it is not a tokenizer
+    /// definition; both name the file.
+    pub fn from_file(path: &Path) -> Result<Self, Error> {
+        let bytes =
+            std::fs::read(path).map_err(|reason| Error::Io { path: path.to_path_buf(), reason })?;
+        Self::parse(&path.display().to_string(), &bytes)
+    }
+
+    /// Reads the bytes of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::TokenizerFile`] if they are not a tokenizer definition.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+        Self::parse("tokenizer in memory", bytes)
+    }
+
+    fn parse(name: &str, bytes: &[u8]) -> Result<Self, Error> {
+        let failed = |message: String| Error::TokenizerFile { name: name.to_owned(), message };
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| failed(error.to_string()))?;
+        // A stored limit of 512 tokens would silently cut a whole book to one window.
+        inner.with_truncation(None).map_err(|error| failed(error.to_string()))?;
+        inner.with_padding(None);
+        let largest = inner.get_vocab(true).into_values().max();
+        let vocab_size = largest.map_or(0, |id| id as usize + 1);
+        Ok(Self { inner, vocab_size })
+    }
+
+    /// The ids of `text`. `add_special_tokens` asks for what the tokenizer puts around a text,
+    /// such as one BOS in front; text that already carries them (a rendered chat) wants `false`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`] if the tokenizer's model cannot express the text.
+    ///
+    /// Costs about 400 bytes of working memory per token while it runs.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, Error> {
+        let encoding = self.inner.encode_fast(text, add_special_tokens).map_err(|error| {
+            Error::Tokenize { action: "encode this text", message: error.to_string() }
+        })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of `ids`. Ids outside the vocabulary are left out, as are special tokens if
+    /// `skip_special_tokens`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`] if the tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, Error> {
+        self.inner.decode(ids, skip_special_tokens).map_err(decode_error)
+    }
+
+    /// Text for ids that arrive one at a time, see [`DecodeStream`].
+    pub fn decode_stream(&self, skip_special_tokens: bool) -> DecodeStream<'_> {
+        DecodeStream {
+            tokenizer: self,
+            inner: self.inner.decode_stream(skip_special_tokens),
+            held: Vec::new(),
+            skip_special_tokens,
+        }
+    }
+
+    /// One more than the largest id, added tokens included: the rows an embedding must have. A
+    /// model's own `vocab_size` may be larger, by padding, but not smaller.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The id of `token`, spelled as the vocabulary spells it (`</s>`, `<|im_end|>`).
+    #[must_use]
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+}
+
+fn decode_error(error: tokenizers::Error) -> Error {
+    Error::Tokenize { action: "decode these ids", message: error.to_string() }
+}
+
+/// Turns generated ids into text as they come, never in the middle of a character: a character
+/// spread over several tokens appears with its last one.
+#[expect(missing_debug_implementations, reason = "the wrapped stream has none")]
+pub struct DecodeStream<'a> {
+    tokenizer: &'a Tokenizer,
+    inner: tokenizers::DecodeStream<
+        'a,
+        ModelWrapper,
+        NormalizerWrapper,
+        PreTokenizerWrapper,
+        PostProcessorWrapper,
+        DecoderWrapper,
+    >,
+    /// Ids taken in since text last came out.
+    held: Vec<u32>,
+    skip_special_tokens: bool,
+}
+
+impl DecodeStream<'_> {
+    /// Takes one id and returns the text it completes, if any.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`] if the tokenizer's decoder fails or revises text already given out.
+    pub fn push(&mut self, id: u32) -> Result<Option<String>, Error> {
+        self.held.push(id);
+        let text = self.inner.step(id).map_err(decode_error)?;
+        if text.is_some() {
+            self.held.clear();
+        }
+        Ok(text)
+    }
+
+    /// What is left when generation stops in the middle of a character, with U+FFFD for the
+    /// missing part; usually `None`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`] if the tokenizer's decoder fails.
+    pub fn finish(self) -> Result<Option<String>, Error> {
+        let rest = self.tokenizer.decode(&self.held, self.skip_special_tokens)?;
+        Ok(Some(rest).filter(|text| !text.is_empty()))
+    }
+}

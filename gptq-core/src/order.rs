@@ -1,0 +1,68 @@
+//! In which order columns are quantized, and which group each then belongs to.
+
+use std::cmp::Ordering;
+
+use ndarray::ArrayView1;
+
+use crate::{ActOrder, GroupSize, QuantConfig};
+
+/// Processing position → original column, from the Hessian's diagonal.
+pub(crate) fn permutation(
+    diagonal: ArrayView1<'_, f32>,
+    act_order: ActOrder,
+    group_size: GroupSize,
+) -> Vec<usize> {
+    let n = diagonal.len();
+    match act_order {
+        ActOrder::Natural => (0..n).collect(),
+        ActOrder::DescAct => sorted_descending((0..n).collect(), |c| diagonal[c]),
+        ActOrder::GroupAware => {
+            let size = group_size.columns(n);
+            let local =
+                |g: usize| sorted_descending((g * size..(g + 1) * size).collect(), |c| diagonal[c]);
+            // After the local sort a group's largest entry is its first.
+            let groups: Vec<Vec<usize>> = (0..n / size).map(local).collect();
+            let order = sorted_descending((0..groups.len()).collect(), |g| diagonal[groups[g][0]]);
+            let tail = n / size * size..n;
+            order.into_iter().flat_map(|g| groups[g].clone()).chain(tail).collect()
+        }
+    }
+}
+
+/// Stable, so that equal entries keep their order on every machine.
+fn sorted_descending(mut indices: Vec<usize>, key: impl Fn(usize) -> f32) -> Vec<usize> {
+    indices.sort_by(|&a, &b| key(b).partial_cmp(&key(a)).unwrap_or(Ordering::Equal));
+    indices
+}
+
+/// The group of each processing position. Groups are runs of processed columns under `desc_act`,
+/// and runs of stored columns otherwise; GAR keeps the two the same.
+pub(crate) fn group_of_position(perm: &[usize], config: &QuantConfig) -> Vec<u32> {
+    let size = config.group_size.columns(perm.len());
+    let scattered = config.act_order == ActOrder::DescAct && !config.static_groups;
+    let group = |(position, &column): (usize, &usize)| {
+        (if scattered { position } else { column } / size) as u32
+    };
+    perm.iter().enumerate().map(group).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn group_aware_order_of_a_known_diagonal() {
+        // Worked by GPTQModel's rules: local order, group score = maximum, tail last.
+        let d = array![3., 4., 1., 2., 2., 8., 7., 0.5, 9., 4., 4., 4.5, 6., 10.];
+        let size = GroupSize::Columns(NonZeroUsize::new(4).unwrap());
+        let perm = permutation(d.view(), ActOrder::GroupAware, size);
+        assert_eq!(perm, [8, 11, 9, 10, 5, 6, 4, 7, 1, 0, 3, 2, 12, 13]);
+        let config = QuantConfig { group_size: size, ..Default::default() };
+        let groups = group_of_position(&perm, &config);
+        assert_eq!(groups, [2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0, 3, 3]);
+    }
+}

@@ -1,0 +1,101 @@
+//! One layer from weights and Hessian to codes, with what it cost.
+
+use ndarray::ArrayView2;
+
+use crate::{
+    ActOrder, DampOutcome, Error, Hessian, InverseFactor, Linalg, QuantConfig, QuantizedMatrix,
+    SolveJob, layer_loss, quantize, round_to_nearest,
+};
+
+/// A quantized layer and the figures a report needs.
+#[derive(Clone, Debug)]
+pub struct Solved {
+    /// Codes and grids.
+    pub quantized: QuantizedMatrix,
+    /// `½ tr((W − Q) H (W − Q)ᵀ)` for the damped H, summed over the layer.
+    pub loss: f64,
+    /// The same for round-to-nearest with the same grid settings.
+    pub rtn_loss: f64,
+    /// The damping it took.
+    pub damp: DampOutcome,
+    /// Inputs that were zero on every token.
+    pub dead_columns: usize,
+}
+
+/// Quantizes one layer with a factor that its siblings may share.
+///
+/// # Errors
+/// As [`quantize`].
+pub fn solve_with(
+    w: ArrayView2<'_, f32>,
+    factor: &InverseFactor,
+    config: &QuantConfig,
+    linalg: &dyn Linalg,
+) -> Result<Solved, Error> {
+    let (quantized, loss) = quantize(w, factor, config, linalg)?;
+    let nearest = round_to_nearest(w, config)?.dequantize();
+    Ok(Solved {
+        quantized,
+        loss,
+        rtn_loss: layer_loss(w, nearest.view(), factor, linalg)?,
+        damp: factor.damp(),
+        dead_columns: factor.dead_columns(),
+    })
+}
+
+/// Quantizes one layer.
+///
+/// # Errors
+/// As [`Hessian::finish`] and [`quantize`].
+///
+/// ```
+/// use gptq_core::{Hessian, Portable, QuantConfig, solve};
+/// use ndarray::Array2;
+///
+/// let x = Array2::from_shape_fn((64, 8), |(t, c)| ((t * 7 + c * 3) % 11) as f32 - 5.0);
+/// let w = Array2::from_shape_fn((4, 8), |(r, c)| ((r * 5 + c * 2) % 7) as f32 - 3.0);
+/// let mut hessian = Hessian::new(8);
+/// hessian.add_batch(x.view(), 64).unwrap();
+/// let solved = solve(w.view(), hessian, &QuantConfig::default(), &Portable).unwrap();
+/// assert_eq!(solved.quantized.codes.dim(), (4, 8));
+/// ```
+pub fn solve(
+    w: ArrayView2<'_, f32>,
+    hessian: Hessian,
+    config: &QuantConfig,
+    linalg: &dyn Linalg,
+) -> Result<Solved, Error> {
+    solve_with(w, &hessian.finish(config, linalg)?, config, linalg)
+}
+
+/// Quantizes linears that read the same input. Those that agree on order and damping share one
+/// factor, which for an ordinary run is all of them.
+///
+/// # Errors
+/// As [`solve`], at the first job that fails.
+pub fn solve_stage(
+    hessian: Hessian,
+    jobs: &[SolveJob<'_>],
+    linalg: &dyn Linalg,
+) -> Result<Vec<Solved>, Error> {
+    let mut factors: Vec<(&QuantConfig, InverseFactor)> = Vec::new();
+    let mut results = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let shared = factors.iter().position(|(made_for, _)| same_factor(made_for, job.config));
+        let index = match shared {
+            Some(index) => index,
+            None => {
+                factors.push((job.config, hessian.clone().finish(job.config, linalg)?));
+                factors.len() - 1
+            }
+        };
+        results.push(solve_with(job.weight, &factors[index].1, job.config, linalg)?);
+    }
+    Ok(results)
+}
+
+fn same_factor(a: &QuantConfig, b: &QuantConfig) -> bool {
+    a.damping == b.damping
+        && a.act_order == b.act_order
+        && (a.act_order != ActOrder::GroupAware || a.group_size == b.group_size)
+}

@@ -1,0 +1,314 @@
+//! Small cases worked by hand or by the public reference solvers, number for number.
+
+use std::num::NonZeroUsize;
+
+use gptq_core::{
+    ActOrder, Bits, Damping, Error, Grid, GridSearch, GroupSize, Hessian, Portable, QuantConfig,
+    QuantizedMatrix, round_to_nearest, solve,
+};
+use ndarray::{Array2, array};
+use sha2::{Digest, Sha256};
+
+fn columns(n: usize) -> GroupSize {
+    GroupSize::Columns(NonZeroUsize::new(n).unwrap())
+}
+
+fn config(bits: Bits, sym: bool, group_size: GroupSize) -> QuantConfig {
+    QuantConfig { bits, sym, group_size, act_order: ActOrder::Natural, ..Default::default() }
+}
+
+fn grid_and_codes(row: &[f32], bits: Bits, sym: bool) -> (f32, f32, Vec<u8>) {
+    let grid = Grid::of(row.iter().copied(), &config(bits, sym, GroupSize::PerChannel));
+    (grid.scale, grid.zero, row.iter().map(|&x| grid.encode(x) as u8).collect())
+}
+
+#[test]
+fn a_row_of_zeros_has_a_grid() {
+    // In f32, 2/maxq is rounded up, so the asymmetric zero lands just below the tie.
+    let expected = [
+        (Bits::B2, 0x3F2AAAAB, 2.0, 2.0),
+        (Bits::B3, 0x3E924925, 3.0, 4.0),
+        (Bits::B4, 0x3E088889, 7.0, 8.0),
+        (Bits::B8, 0x3C008081, 127.0, 128.0),
+    ];
+    for (bits, scale, asym, sym) in expected {
+        let (s, z, codes) = grid_and_codes(&[0.0; 4], bits, false);
+        assert_eq!((s.to_bits(), z), (scale, asym), "{bits:?}");
+        assert_eq!(codes, vec![asym as u8; 4]);
+        let (s, z, _) = grid_and_codes(&[0.0; 4], bits, true);
+        assert_eq!((s.to_bits(), z), (scale, sym), "{bits:?}");
+    }
+}
+
+#[test]
+fn symmetric_rows_without_negatives_saturate() {
+    let row = [0.0, 1.0, 2.0, 3.0];
+    assert_eq!(grid_and_codes(&row, Bits::B4, true), (0.2, 8.0, vec![8, 13, 15, 15]));
+    assert_eq!(grid_and_codes(&row, Bits::B3, true), (0.428_571_43, 4.0, vec![4, 6, 7, 7]));
+    assert_eq!(grid_and_codes(&row, Bits::B2, true), (1.0, 2.0, vec![2, 3, 3, 3]));
+    assert_eq!(grid_and_codes(&row, Bits::B8, true).2, vec![128, 213, 255, 255]);
+}
+
+#[test]
+fn grids_of_mixed_and_negative_rows() {
+    let row = [-1.0, 0.0, 2.0, 4.0];
+    assert_eq!(grid_and_codes(&row, Bits::B4, true), (0.533_333_36, 8.0, vec![6, 8, 12, 15]));
+    assert_eq!(grid_and_codes(&row, Bits::B4, false), (0.333_333_34, 3.0, vec![0, 3, 9, 15]));
+    assert_eq!(grid_and_codes(&row, Bits::B3, false), (0.714_285_73, 1.0, vec![0, 1, 4, 7]));
+    let (scale, zero, codes) = grid_and_codes(&row, Bits::B8, false);
+    assert!((scale - 0.019_607_84).abs() < 1e-8);
+    assert_eq!((zero, codes), (51.0, vec![0, 51, 153, 255]));
+    // -4 / 0.53333336 is just above -7.5: code 1, not 0.
+    let row = [-4.0, -3.0, -2.0, -1.0];
+    assert_eq!(grid_and_codes(&row, Bits::B4, true), (0.533_333_36, 8.0, vec![1, 2, 4, 6]));
+    assert_eq!(grid_and_codes(&row, Bits::B4, false), (0.266_666_68, 15.0, vec![0, 4, 8, 11]));
+}
+
+#[test]
+fn shrunken_grids_by_mse() {
+    let row = array![[-0.9, -0.31, -0.22, -0.1, 0.05, 0.13, 0.27, 0.4f32]];
+    let cases: [(Bits, bool, f32, u8, [u8; 8]); 6] = [
+        (Bits::B4, true, 0.1104, 8, [0, 5, 6, 7, 8, 9, 10, 12]),
+        (Bits::B4, false, 0.0858, 10, [0, 6, 7, 9, 11, 12, 13, 15]),
+        (Bits::B3, true, 0.221_142_86, 4, [0, 3, 3, 4, 4, 5, 5, 6]),
+        (Bits::B3, false, 0.172_714_28, 5, [0, 3, 4, 4, 5, 6, 7, 7]),
+        (Bits::B2, true, 0.378, 2, [0, 1, 1, 2, 2, 2, 3, 3]),
+        (Bits::B2, false, 0.377, 2, [0, 1, 1, 2, 2, 2, 3, 3]),
+    ];
+    for (bits, sym, scale, zero, codes) in cases {
+        let config = QuantConfig {
+            mse: Some(GridSearch::default()),
+            ..config(bits, sym, GroupSize::PerChannel)
+        };
+        let q = round_to_nearest(row.view(), &config).unwrap();
+        assert!((q.scales[(0, 0)] - scale).abs() < 1e-6, "{bits:?} {sym}: {}", q.scales);
+        assert_eq!((q.zeros[(0, 0)], q.codes.as_slice().unwrap()), (zero, &codes[..]));
+    }
+}
+
+fn two_by_four() -> (Array2<f32>, Hessian) {
+    let w = array![[0.9, -0.35, 0.42, -1.1], [0.2, 0.55, -0.75, 0.3]];
+    let h = array![[4., 2., 1., 0.], [2., 3., 0.5, 1.], [1., 0.5, 2., 0.25], [0., 1., 0.25, 1.]];
+    (w, Hessian::from_matrix(h).unwrap())
+}
+
+#[test]
+fn a_layer_of_two_rows() {
+    let whole = GroupSize::PerChannel;
+    let (w, h) = two_by_four();
+    let factor = h.clone().finish(&config(Bits::B4, true, whole), &Portable).unwrap();
+    let want = array![
+        [0.749_111_6, -0.694_715_1, -0.290_829_8, 0.748_704_9],
+        [0., 0.704_295_8, -0.091_836_15, -0.664_718_8],
+        [0., 0., 0.713_553_5, -0.174_037_5],
+        [0., 0., 0., 0.987_729_6]
+    ];
+    assert!((&factor.upper() - &want).iter().all(|d: &f32| d.abs() < 1e-5));
+
+    let cases = [
+        (Bits::B4, true, array![[14, 6, 11, 0], [10, 14, 0, 11]]),
+        (Bits::B4, false, array![[15, 5, 11, 0], [11, 15, 1, 13]]),
+        (Bits::B3, true, array![[7, 3, 5, 0], [5, 7, 0, 5]]),
+        (Bits::B2, true, array![[3, 2, 3, 0], [2, 3, 1, 3]]),
+    ];
+    for (bits, sym, codes) in cases {
+        let solved = solve(w.view(), h.clone(), &config(bits, sym, whole), &Portable).unwrap();
+        assert_eq!(solved.quantized.codes, codes, "{bits:?} sym={sym}");
+    }
+    let nearest = round_to_nearest(w.view(), &config(Bits::B4, true, whole)).unwrap();
+    assert_eq!(nearest.codes, array![[14, 6, 11, 1], [10, 14, 0, 11]]);
+    let nearest = round_to_nearest(w.view(), &config(Bits::B4, false, whole)).unwrap();
+    assert_eq!(nearest.codes, array![[15, 5, 11, 0], [11, 15, 0, 12]]);
+}
+
+#[test]
+fn group_scales_are_read_at_block_boundaries() {
+    let (w, h) = two_by_four();
+    let run = |block: usize| {
+        let block_size = NonZeroUsize::new(block).unwrap();
+        let config = QuantConfig { block_size, ..config(Bits::B4, false, columns(2)) };
+        solve(w.view(), h.clone(), &config, &Portable).unwrap().quantized
+    };
+    let scales = [
+        (128, array![[0.083_333_34, 0.101_333_34], [0.036_666_67, 0.07]]),
+        (2, array![[0.083_333_34, 0.101_533_41], [0.036_666_67, 0.069_296_29]]),
+    ];
+    for (block, scales) in scales {
+        let q = run(block);
+        assert!((&q.scales - &scales).iter().all(|d: &f32| d.abs() < 1e-6), "{}", q.scales);
+        assert_eq!(q.zeros, array![[4, 11], [0, 11]]);
+        assert_eq!(q.codes, array![[15, 0, 15, 0], [5, 15, 0, 15]]);
+    }
+}
+
+#[test]
+fn activation_order_and_static_groups() {
+    let (w, _) = two_by_four();
+    let h =
+        array![[1., 0.2, 0.1, 0.], [0.2, 4., 0.5, 1.], [0.1, 0.5, 2., 0.25], [0., 1., 0.25, 3.]];
+    let run = |act_order, static_groups| {
+        let config = QuantConfig { act_order, static_groups, ..config(Bits::B4, true, columns(2)) };
+        solve(w.view(), Hessian::from_matrix(h.clone()).unwrap(), &config, &Portable)
+            .unwrap()
+            .quantized
+    };
+    let natural = run(ActOrder::Natural, false);
+    assert_eq!(natural.g_idx, [0, 0, 1, 1]);
+    assert_eq!(natural.codes, array![[15, 5, 11, 1], [13, 15, 1, 12]]);
+    let ordered = run(ActOrder::DescAct, false);
+    assert_eq!(ordered.g_idx, [1, 0, 1, 0]);
+    assert_eq!(ordered.codes, array![[15, 6, 15, 0], [11, 15, 1, 15]]);
+    assert!((ordered.scales[(0, 1)] - 0.06).abs() < 1e-6);
+    let fixed = run(ActOrder::DescAct, true);
+    assert_eq!(fixed.g_idx, [0, 0, 1, 1]);
+    assert_eq!(fixed.codes, array![[15, 5, 11, 1], [15, 15, 1, 12]]);
+    assert_eq!(fixed.scales, natural.scales);
+}
+
+#[test]
+fn the_hessian_counts_sequences_or_tokens() {
+    let first = array![[1., 2.], [3., 4.]];
+    let second = array![[0., 1.], [1., 0.], [2., 2.], [1., -1.]];
+    let build = |counts: [u64; 2]| {
+        let mut h = Hessian::new(2);
+        h.add_batch(first.view(), counts[0]).unwrap();
+        let mut other = Hessian::new(2);
+        other.add_batch(second.view(), counts[1]).unwrap();
+        h.merge(&other).unwrap();
+        h.matrix()
+    };
+    let close = |a: Array2<f32>, b: Array2<f32>| (a - b).iter().all(|d| d.abs() < 1e-4);
+    assert!(close(build([1, 2]), array![[10.6667, 11.3333], [11.3333, 17.3333]]));
+    assert!(close(build([2, 4]), array![[5.33333, 5.66667], [5.66667, 8.66667]]));
+}
+
+#[test]
+fn damping_grows_until_the_factor_exists() {
+    let run = |off_diagonal: f32| {
+        let h = Hessian::from_matrix(array![[1., off_diagonal], [off_diagonal, 1.]]).unwrap();
+        let damping = Damping { percent: 0.05, auto_increment: 0.01 };
+        h.finish(
+            &QuantConfig { damping, ..config(Bits::B4, true, GroupSize::PerChannel) },
+            &Portable,
+        )
+    };
+    let damp = run(1.175).unwrap().damp();
+    assert!((damp.percent - 0.18).abs() < 1e-9 && damp.attempts == 14, "{damp:?}");
+    let error = run(2.5).unwrap_err();
+    assert!(matches!(error, Error::NotPositiveDefinite { attempts: 95, .. }), "{error}");
+}
+
+/// A linear congruential stream in [-0.5, 0.5), the first value after one step.
+fn lcg(seed: u32) -> impl Iterator<Item = f64> {
+    std::iter::successors(Some(seed), |x| {
+        Some(x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223))
+    })
+    .skip(1)
+    .map(|x| f64::from(x) / 4_294_967_296.0 - 0.5)
+}
+
+fn medium_layer() -> (Array2<f32>, Hessian) {
+    let w = Array2::from_shape_vec((32, 64), lcg(1).take(2048).map(|v| v as f32).collect());
+    let x: Vec<f32> = lcg(2)
+        .take(96 * 64)
+        .enumerate()
+        .map(|(i, v)| (v * (1.0 + ((37 * (i % 64)) % 11) as f64 / 4.0)) as f32)
+        .collect();
+    let mut h = Hessian::new(64);
+    h.add_batch(Array2::from_shape_vec((96, 64), x).unwrap().view(), 96).unwrap();
+    (w.unwrap(), h)
+}
+
+/// `qweight` as checkpoints store it: codes of a column as one little-endian bit stream.
+fn qweight_hash(q: &QuantizedMatrix) -> String {
+    let bits = q.bits.get() as usize;
+    let words = q.in_features() * bits / 32;
+    let mut packed = Array2::<u32>::zeros((words, q.out_features()));
+    for ((r, c), &code) in q.codes.indexed_iter() {
+        for b in 0..bits {
+            let at = c * bits + b;
+            packed[(at / 32, r)] |= u32::from(code >> b & 1) << (at % 32);
+        }
+    }
+    let bytes: Vec<u8> = packed.iter().flat_map(|w| w.to_le_bytes()).collect();
+    Sha256::digest(bytes).iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
+
+#[test]
+fn a_medium_layer_bit_for_bit() {
+    let (w, h) = medium_layer();
+    assert!((w[(0, 0)] + 0.263_544_47).abs() < 1e-7);
+    assert!((h.matrix()[(0, 1)] + 0.008_537_01).abs() < 1e-6);
+    let whole = GroupSize::PerChannel;
+    let gar = ActOrder::GroupAware;
+    // (bits, sym, group, order, hash if no code hangs on a tie, scale[0], loss per token)
+    let cases = [
+        (
+            Bits::B4,
+            true,
+            columns(16),
+            ActOrder::Natural,
+            Some("9e17a8b31b0ef74a"),
+            0.064_467_57,
+            0.002_904_22,
+        ),
+        (Bits::B4, true, columns(16), ActOrder::DescAct, None, 0.064_467_57, 0.002_544_90),
+        (Bits::B4, true, columns(16), gar, None, 0.064_467_57, 0.002_829_50),
+        (
+            Bits::B4,
+            false,
+            columns(16),
+            ActOrder::Natural,
+            Some("865ab555e04d10ee"),
+            0.064_290_18,
+            0.002_583_70,
+        ),
+        (Bits::B3, true, columns(32), gar, Some("e76446e828565128"), 0.138_144_79, 0.013_422_94),
+        (
+            Bits::B8,
+            true,
+            whole,
+            ActOrder::Natural,
+            Some("daaeb9658c2fbe17"),
+            0.003_877_17,
+            0.000_010_33,
+        ),
+        (
+            Bits::B2,
+            false,
+            columns(16),
+            ActOrder::Natural,
+            Some("2ac54d1c46ee55a9"),
+            0.321_450_92,
+            0.070_263_66,
+        ),
+        (Bits::B4, true, columns(24), gar, None, 0.064_467_57, 0.002_834_98),
+    ];
+    for (bits, sym, group, act_order, hash, scale, loss) in cases {
+        let damping = Damping { percent: 0.05, ..Default::default() };
+        let config = QuantConfig { act_order, damping, ..config(bits, sym, group) };
+        let solved = solve(w.view(), h.clone(), &config, &Portable).unwrap();
+        let q = &solved.quantized;
+        let case = format!("{bits:?} sym={sym} {group:?} {act_order:?}");
+        if let Some(hash) = hash {
+            assert_eq!(qweight_hash(q), hash, "{case}");
+        }
+        let first = q.scales[(0, q.g_idx[0] as usize)];
+        let first = if act_order == ActOrder::DescAct { q.scales[(0, 0)] } else { first };
+        assert!((first - scale).abs() < 1e-6, "{case}: scale {first}");
+        let per_token = solved.loss / 96.0;
+        assert!((per_token - loss).abs() <= 1e-3 * loss + 5e-9, "{case}: loss {per_token}");
+    }
+}
+
+#[test]
+fn a_medium_layer_with_fresh_scales() {
+    let (w, h) = medium_layer();
+    let config = QuantConfig {
+        damping: Damping { percent: 0.05, ..Default::default() },
+        block_size: NonZeroUsize::new(16).unwrap(),
+        ..config(Bits::B4, true, columns(16))
+    };
+    let loss = solve(w.view(), h, &config, &Portable).unwrap().loss / 96.0;
+    assert!((loss - 0.002_927_82).abs() < 3e-6, "{loss}");
+}

@@ -1,0 +1,98 @@
+//! Which vector instructions this CPU has: the only feature detection in the tree.
+
+/// An instruction set that [`Isa::run`] can instantiate a kernel for. Only [`Isa::available`] and
+/// [`Isa::best`] make values beyond [`Isa::Scalar`], so holding one proves that the CPU has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa(Level);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// A loop written once, compiled for each instruction set. `FMA` says whether fused multiply-add
+/// is an instruction here or a slow library call.
+pub(crate) trait Kernel {
+    /// What the loop returns.
+    type Output;
+
+    /// The loop. Must be `#[inline(always)]`, or it is compiled without the vector instructions.
+    fn run<const FMA: bool>(self) -> Self::Output;
+}
+
+impl Isa {
+    /// Whatever the compiler makes of plain code.
+    pub const SCALAR: Isa = Isa(Level::Scalar);
+
+    /// Everything this CPU can run, slowest first.
+    pub fn available() -> Vec<Isa> {
+        #[allow(unused_mut, reason = "only x86-64 has more than one so far")]
+        let mut levels = vec![Isa::SCALAR];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            if avx2 {
+                levels.push(Isa(Level::Avx2));
+            }
+            if avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+            {
+                levels.push(Isa(Level::Avx512));
+            }
+        }
+        levels
+    }
+
+    /// The fastest of [`Isa::available`].
+    pub fn best() -> Isa {
+        Isa::available().pop().unwrap_or(Isa::SCALAR)
+    }
+
+    /// The usual name, for reports.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Level::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512",
+        }
+    }
+
+    /// Runs the instance of `kernel` made for this instruction set.
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Level::Scalar => kernel.run::<false>(),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a value of this level exists only if `available` saw avx2 and fma.
+            Level::Avx2 => unsafe { run_avx2(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a value of this level exists only if `available` saw all four features.
+            Level::Avx512 => unsafe { run_avx512(kernel) },
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<true>()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<true>()
+}
+
+/// `a · b + c`, fused where that is one instruction.
+#[inline(always)]
+pub(crate) fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}

@@ -1,0 +1,190 @@
+//! [`CpuBackend`]: all cores, whatever vector instructions there are.
+
+mod attention;
+mod elementwise;
+mod exp;
+mod gemm;
+mod gram;
+mod isa;
+mod linear;
+mod packed_matmul;
+mod packed_matvec;
+mod prepare;
+
+use gptq_core::{AttentionShape, Backend, Error, Hessian, Linalg, SolveJob, Solved, solve_stage};
+use gptq_pack::{PackedBackend, PackedLinearRef};
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, s};
+
+pub use isa::Isa;
+pub use prepare::CpuPacked;
+
+/// The CPU, with the instruction set chosen when this is made. A tensor is an `Array2<f32>` in
+/// row-major order.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuBackend {
+    isa: Isa,
+}
+
+impl CpuBackend {
+    /// The fastest kernels this CPU can run.
+    pub fn new() -> Self {
+        Self::with_isa(Isa::best())
+    }
+
+    /// The kernels of one instruction set, for tests and comparisons.
+    pub fn with_isa(isa: Isa) -> Self {
+        Self { isa }
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+}
+
+impl Default for CpuBackend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Linalg for CpuBackend {
+    fn gemm(
+        &self,
+        alpha: f32,
+        a: ArrayView2<'_, f32>,
+        b: ArrayView2<'_, f32>,
+        c: ArrayViewMut2<'_, f32>,
+    ) {
+        gemm::product(alpha, a, b, c, true);
+    }
+}
+
+impl Backend for CpuBackend {
+    type Tensor = Array2<f32>;
+
+    fn upload(&self, a: ArrayView2<'_, f32>) -> Result<Array2<f32>, Error> {
+        Ok(a.as_standard_layout().into_owned())
+    }
+
+    fn download(&self, a: &Array2<f32>) -> Result<Array2<f32>, Error> {
+        Ok(a.clone())
+    }
+
+    fn dim(&self, a: &Array2<f32>) -> (usize, usize) {
+        a.dim()
+    }
+
+    fn zeros(&self, rows: usize, columns: usize) -> Result<Array2<f32>, Error> {
+        Ok(Array2::zeros((rows, columns)))
+    }
+
+    fn linear(
+        &self,
+        x: &Array2<f32>,
+        w: &Array2<f32>,
+        bias: Option<&Array2<f32>>,
+    ) -> Result<Array2<f32>, Error> {
+        Ok(linear::linear(self.isa, x, w, bias))
+    }
+
+    fn rms_norm(
+        &self,
+        x: &Array2<f32>,
+        weight: &Array2<f32>,
+        eps: f32,
+    ) -> Result<Array2<f32>, Error> {
+        Ok(elementwise::rms_norm(self.isa, x, weight, eps))
+    }
+
+    fn rope(
+        &self,
+        x: &mut Array2<f32>,
+        cos: &Array2<f32>,
+        sin: &Array2<f32>,
+        head_dim: usize,
+    ) -> Result<(), Error> {
+        elementwise::rope(x, cos, sin, head_dim);
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        q: &Array2<f32>,
+        k: &Array2<f32>,
+        v: &Array2<f32>,
+        shape: &AttentionShape,
+    ) -> Result<Array2<f32>, Error> {
+        Ok(attention::attention(self.isa, q, k, v, shape))
+    }
+
+    fn gated_silu(&self, gate: &Array2<f32>, up: &Array2<f32>) -> Result<Array2<f32>, Error> {
+        Ok(elementwise::gated_silu(self.isa, gate, up))
+    }
+
+    fn add_assign(&self, x: &mut Array2<f32>, y: &Array2<f32>) -> Result<(), Error> {
+        elementwise::add_assign(x, y);
+        Ok(())
+    }
+
+    fn gather(&self, table: &Array2<f32>, rows: &[u32]) -> Result<Array2<f32>, Error> {
+        Ok(elementwise::gather(table, rows))
+    }
+
+    fn write_rows(
+        &self,
+        target: &mut Array2<f32>,
+        at: usize,
+        rows: &Array2<f32>,
+    ) -> Result<(), Error> {
+        target.slice_mut(s![at..at + rows.nrows(), ..]).assign(rows);
+        Ok(())
+    }
+
+    fn accumulate_gram(&self, h: &mut Array2<f32>, x: &Array2<f32>) -> Result<(), Error> {
+        gram::accumulate_gram(h, x);
+        Ok(())
+    }
+
+    fn solve(
+        &self,
+        gram: Array2<f32>,
+        tokens: u64,
+        jobs: &[SolveJob<'_>],
+    ) -> Result<Vec<Solved>, Error> {
+        solve_stage(Hessian::from_sum(gram, tokens)?, jobs, self)
+    }
+}
+
+/// Up to this many tokens, reading the packed words once per token is cheaper than expanding them.
+const MATVEC_TOKENS: usize = 4;
+
+impl PackedBackend for CpuBackend {
+    type Packed = CpuPacked;
+
+    fn prepare(&self, layer: &PackedLinearRef<'_>) -> Result<CpuPacked, Error> {
+        Ok(CpuPacked::new(layer))
+    }
+
+    fn packed_linear(&self, x: &Array2<f32>, layer: &CpuPacked) -> Result<Array2<f32>, Error> {
+        assert_eq!(x.ncols(), layer.in_features, "packed linear: inputs have another width");
+        let mut y = Array2::zeros((x.nrows(), layer.out_features));
+        if x.nrows() <= MATVEC_TOKENS {
+            for (x, mut y) in x.rows().into_iter().zip(y.rows_mut()) {
+                let x = x.to_slice().expect("tensors are row-major");
+                let y = y.as_slice_mut().expect("rows of a fresh array");
+                packed_matvec::packed_matvec(self.isa, layer, x, y);
+            }
+        } else {
+            packed_matmul::packed_matmul(self.isa, layer, x.view(), y.view_mut());
+        }
+        if let Some(bias) = &layer.bias {
+            y += &ArrayView1::from(bias);
+        }
+        Ok(y)
+    }
+
+    fn dequantize(&self, layer: &CpuPacked) -> Result<Array2<f32>, Error> {
+        Ok(packed_matmul::dequantize(self.isa, layer))
+    }
+}

@@ -1,0 +1,34 @@
+//! Fast implementations of the seams that `gptq-core` and `gptq-pack` define.
+//!
+//! | operation                        | file                   | plain twin                       |
+//! |----------------------------------|------------------------|----------------------------------|
+//! | product of dense matrices        | `cpu/gemm.rs`          | `gptq_core::Portable`            |
+//! | `linear`                         | `cpu/linear.rs`        | `gptq_core::Reference`           |
+//! | `accumulate_gram`                | `cpu/gram.rs`          | `gptq_core::Reference`           |
+//! | `attention`                      | `cpu/attention.rs`     | `gptq_core::Reference`           |
+//! | norms, RoPE, gated activations   | `cpu/elementwise.rs`   | `gptq_core::Reference`           |
+//! | repack for this machine          | `cpu/prepare.rs`       | `gptq_pack::PackedLinear`        |
+//! | packed weights × one token       | `cpu/packed_matvec.rs` | `gptq_core::Reference`           |
+//! | packed weights × many tokens     | `cpu/packed_matmul.rs` | `gptq_core::Reference`           |
+//!
+//! Instruction sets are chosen at run time, once, when a [`CpuBackend`] is made; one binary serves
+//! every x86-64, and other CPUs take the scalar path. Work is split into tiles of fixed size on the
+//! caller's rayon pool, so results are the same at any number of threads.
+//!
+//! ```
+//! use gptq_core::{Backend, Reference};
+//! use gptq_kernels::CpuBackend;
+//! use ndarray::Array2;
+//!
+//! let backend = CpuBackend::new();
+//! let x = Array2::from_shape_fn((5, 40), |(t, c)| (t as f32 - c as f32) / 20.0);
+//! let w = Array2::from_shape_fn((30, 40), |(r, c)| (r as f32 * 0.1 - c as f32 * 0.05).sin());
+//! let fast = backend.linear(&x, &w, None)?;
+//! let plain = Reference.linear(&x, &w, None)?;
+//! assert!((fast - plain).iter().all(|d| d.abs() < 1e-4));
+//! # Ok::<(), gptq_core::Error>(())
+//! ```
+
+mod cpu;
+
+pub use cpu::{CpuBackend, CpuPacked, Isa};

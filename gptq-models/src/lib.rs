@@ -1,0 +1,65 @@
+//! Models as layer graphs, checkpoints as mapped tensors, and the pipeline that turns one into a
+//! GPTQ checkpoint.
+//!
+//! - [`Checkpoint`] opens a Hugging Face folder; [`CheckpointWriter`] and [`Staging`] write one.
+//! - [`LayerGraph`](graph::LayerGraph) is a family as data; [`Architecture`] is a graph with the
+//!   numbers of one model.
+//! - [`quantize`] runs GPTQ or round-to-nearest over a checkpoint, [`Model`] runs any checkpoint,
+//!   dense or packed; [`evaluate`] and [`generate`] say what it is worth.
+//!
+//! Nothing here knows where it computes: everything is generic over
+//! [`PackedBackend`](gptq_pack::PackedBackend). The plain [`Reference`](gptq_core::Reference) will
+//! do; `gptq-kernels` has the fast ones.
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use gptq_core::Reference;
+//! use gptq_models::{Checkpoint, Model, QuantizeOptions, quantize};
+//!
+//! let source = Checkpoint::open(Path::new("my-llama"))?;
+//! let samples = vec![vec![1, 2, 3, 4]; 8]; // token ids, from gptq-calib
+//! let out = Path::new("my-llama-gptq");
+//! let report =
+//!     quantize(&source, &samples, &Reference, &QuantizeOptions::default(), out, &mut ())?;
+//! assert_eq!(report.coverage.quantized, report.coverage.expected);
+//!
+//! let model = Model::load(&Checkpoint::open(out)?, Reference)?;
+//! let logits = model.logits(&[1, 2, 3])?;
+//! # Ok::<(), gptq_models::Error>(())
+//! ```
+
+// One line in `checkpoint/read.rs` maps files; it says why.
+#![deny(unsafe_code)]
+
+pub mod graph;
+
+mod arch;
+mod block;
+mod checkpoint;
+mod config;
+mod error;
+mod evaluate;
+mod generate;
+mod model;
+mod output;
+mod plan;
+mod progress;
+mod quantize;
+mod report;
+mod rope;
+mod weights;
+
+pub use arch::{Architecture, FAMILIES, LLAMA, LinearPlace};
+pub use checkpoint::{Checkpoint, CheckpointWriter, Staging, TensorSpec, TensorView, Written};
+pub use config::ModelConfig;
+pub use error::Error;
+pub use evaluate::{Evaluation, Window, evaluate};
+pub use generate::{Generated, Sampling, generate};
+pub use model::{KvCache, Model};
+pub use plan::{Method, QuantizeOptions};
+pub use progress::Progress;
+pub use quantize::quantize;
+pub use report::{Coverage, Entry, Fate, LayerReport, Ledger, Report};
+pub use rope::{Rope, RopeTable};
+pub use weights::quantization_config;

@@ -1,0 +1,196 @@
+//! The folder a run leaves behind: packed layers proven on the way, everything else accounted for.
+
+use std::{fs, path::Path, time::Instant};
+
+use gptq_core::{QuantConfig, QuantizedMatrix};
+use gptq_pack::{
+    Dtype, LinearTensors, PackSpec, PackedLinear, PackedLinearRef, RawTensor, ZeroPointFormat,
+    names::Part,
+};
+use serde_json::Value;
+
+use crate::{
+    Checkpoint, CheckpointWriter, Error, LayerReport, Ledger, QuantizeOptions, Report, Staging,
+    arch::LinearPlace,
+    checkpoint::write_json,
+    plan::Plan,
+    report::{Entry, Fate},
+};
+
+/// An output folder being filled.
+pub(crate) struct Output<'a> {
+    staging: Staging,
+    writer: CheckpointWriter,
+    options: &'a QuantizeOptions,
+}
+
+impl<'a> Output<'a> {
+    pub(crate) fn create(
+        out: &Path,
+        checkpoint: &Checkpoint,
+        plan: &Plan,
+        options: &'a QuantizeOptions,
+    ) -> Result<Self, Error> {
+        let staging = Staging::create(out)?;
+        let mut writer =
+            CheckpointWriter::create(staging.path(), &plan.outputs, options.max_shard_bytes)?;
+        for name in &plan.copies {
+            writer.put(name, checkpoint.tensor(name)?.bytes)?;
+        }
+        Ok(Self { staging, writer, options })
+    }
+
+    /// Packs a layer, writes it, reads the bytes back and unpacks them again: what is on disk is
+    /// what was solved, integer by integer, or the run fails.
+    pub(crate) fn write_layer(
+        &mut self,
+        place: &LinearPlace,
+        config: &QuantConfig,
+        quantized: &QuantizedMatrix,
+    ) -> Result<(), Error> {
+        let layer = || place.name.clone();
+        let failed = |source| Error::Packed { layer: layer(), source };
+        let format = self.options.zero_format;
+        let packed = PackedLinear::pack(quantized, format).map_err(failed)?;
+        for (part, tensor) in packed.tensors() {
+            self.writer.put(&part.of(&place.name), &tensor.bytes)?;
+        }
+        let read = self.read_layer(place, config, &packed, format)?;
+        match first_difference(&read, quantized) {
+            None => Ok(()),
+            Some(message) => Err(Error::Verify { layer: layer(), message }),
+        }
+    }
+
+    fn read_layer(
+        &self,
+        place: &LinearPlace,
+        config: &QuantConfig,
+        packed: &PackedLinearRef<'_>,
+        zero_format: ZeroPointFormat,
+    ) -> Result<QuantizedMatrix, Error> {
+        let stored = packed
+            .tensors()
+            .into_iter()
+            .map(|(part, t)| Ok((t.dtype, t.shape, self.writer.read_back(&part.of(&place.name))?)))
+            .collect::<Result<Vec<_>, Error>>()?;
+        let tensor = |i: usize| {
+            let (dtype, shape, bytes): &(Dtype, Vec<usize>, Vec<u8>) = &stored[i];
+            RawTensor::new(*dtype, shape, bytes)
+        };
+        debug_assert_eq!(packed.tensors()[3].0, Part::GIdx);
+        let tensors = LinearTensors {
+            qweight: tensor(0),
+            qzeros: tensor(1),
+            scales: tensor(2),
+            g_idx: Some(tensor(3)),
+            bias: None,
+        };
+        let spec = PackSpec {
+            in_features: place.in_features,
+            out_features: place.out_features,
+            bits: Some(config.bits),
+            group_size: config.group_size,
+            zero_format,
+        };
+        let read = PackedLinearRef::from_tensors(&tensors, &spec);
+        let read = read.map_err(|source| Error::Packed { layer: place.name.clone(), source })?;
+        Ok(read.unpack())
+    }
+
+    /// Writes configs, side files and the report, and gives the folder its name.
+    pub(crate) fn finish(
+        self,
+        checkpoint: &Checkpoint,
+        plan: Plan,
+        layers: Vec<LayerReport>,
+        options: &QuantizeOptions,
+        started: Instant,
+    ) -> Result<Report, Error> {
+        let dir = self.staging.path().to_owned();
+        let written = self.writer.finish()?;
+        let quantization = options.checkpoint_config().to_json();
+        let mut config = checkpoint.config().clone();
+        if let Value::Object(config) = &mut config {
+            config.insert("quantization_config".into(), quantization.clone());
+        }
+        write_json(&dir.join("config.json"), &config)?;
+        write_json(&dir.join("quantize_config.json"), &quantization)?;
+        let report = Report {
+            tool: options.tool.clone(),
+            settings: options.to_json(),
+            calibration: options.calibration.clone(),
+            layers,
+            coverage: plan.coverage,
+            notices: plan.notices,
+            ledger: Ledger { tensors: plan.tensors, files: copy_files(checkpoint, &dir)? },
+            sha256: written.sha256,
+            source_bytes: checkpoint.nbytes(),
+            output_bytes: written.tensor_bytes,
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        write_json(&dir.join("gptq_report.json"), &report)?;
+        self.staging.finish()?;
+        Ok(report)
+    }
+}
+
+fn first_difference(read: &QuantizedMatrix, solved: &QuantizedMatrix) -> Option<String> {
+    let codes = read.codes.indexed_iter().zip(&solved.codes);
+    if let Some((((r, c), found), code)) = codes.into_iter().find(|((_, a), b)| a != b) {
+        return Some(format!("code [{r}, {c}] is {found} instead of {code}"));
+    }
+    if read.zeros != solved.zeros {
+        return Some("a zero point differs".into());
+    }
+    if read.scales != solved.scales {
+        return Some("a scale differs".into());
+    }
+    (read.g_idx != solved.g_idx).then(|| "g_idx differs".into())
+}
+
+/// Other renderings of the same weights, which the result must not carry along.
+const WEIGHT_FILES: &[&str] = &[
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".gguf",
+    ".h5",
+    ".msgpack",
+    ".ot",
+    ".onnx",
+    ".npz",
+    ".ckpt",
+    ".tflite",
+];
+
+/// Copies what is not weights and accounts for the rest.
+fn copy_files(checkpoint: &Checkpoint, out: &Path) -> Result<Vec<Entry>, Error> {
+    let source = checkpoint.dir();
+    let mut names = Vec::new();
+    for entry in fs::read_dir(source).map_err(|e| Error::io("list", source, e))? {
+        names.push(entry.map_err(|e| Error::io("list", source, e))?.file_name());
+    }
+    names.sort_unstable();
+    let weights: Vec<&Path> = checkpoint.weight_files().collect();
+    let mut ledger = Vec::with_capacity(names.len());
+    for name in names {
+        let (from, to) = (source.join(&name), out.join(&name));
+        let name = name.to_string_lossy().into_owned();
+        let entry = |fate, reason| Entry::new(name.clone(), fate, reason);
+        ledger.push(if name == "config.json" {
+            entry(Fate::Rewritten, Some("carries quantization_config now"))
+        } else if weights.contains(&from.as_path()) || name.ends_with(".safetensors.index.json") {
+            entry(Fate::Rewritten, Some("its tensors are accounted for one by one"))
+        } else if from.is_dir() {
+            entry(Fate::Dropped, Some("a folder; only files belong to the model"))
+        } else if WEIGHT_FILES.iter().any(|suffix| name.to_lowercase().ends_with(suffix)) {
+            entry(Fate::Dropped, Some("weights in a file the model is not read from"))
+        } else {
+            fs::copy(&from, &to).map_err(|e| Error::io("copy", &from, e))?;
+            entry(Fate::Copied, None)
+        });
+    }
+    Ok(ledger)
+}

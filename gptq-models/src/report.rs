@@ -1,0 +1,115 @@
+//! What a run leaves behind beside the model: figures per layer, and an account of every tensor
+//! and file.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// The contents of `gptq_report.json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Name and version of the program.
+    pub tool: String,
+    /// The settings of the run.
+    pub settings: Value,
+    /// Where the calibration tokens came from, and the hash of their ids; null for methods that
+    /// need none.
+    pub calibration: Value,
+    /// One entry per quantized linear, in the order of the run.
+    pub layers: Vec<LayerReport>,
+    /// Parameters in linears that were quantized, and in all that could have been.
+    pub coverage: Coverage,
+    /// What a user should know before serving the result.
+    pub notices: Vec<String>,
+    /// Every source tensor and file.
+    pub ledger: Ledger,
+    /// SHA-256 of every written tensor, as hex.
+    pub sha256: BTreeMap<String, String>,
+    /// Bytes of the source's tensors.
+    pub source_bytes: u64,
+    /// Bytes of the result's tensors.
+    pub output_bytes: u64,
+    /// Wall-clock seconds of the whole run.
+    pub seconds: f64,
+}
+
+/// One quantized linear.
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerReport {
+    /// Full name.
+    pub name: String,
+    /// Width of a code.
+    pub bits: u32,
+    /// Columns per group, -1 for whole rows.
+    pub group_size: i64,
+    /// `½ tr((W − Q) H (W − Q)ᵀ)` with `H = 2/tokens · XᵀX`, damped; null without inputs.
+    pub loss: Option<f64>,
+    /// The same for round-to-nearest.
+    pub rtn_loss: Option<f64>,
+    /// Share of the mean diagonal that was added to the Hessian.
+    pub damp_percent: Option<f64>,
+    /// Factorisations tried, the successful one included.
+    pub damp_attempts: Option<u32>,
+    /// Calibration tokens its Hessian saw.
+    pub tokens: u64,
+    /// Inputs that were zero on every token.
+    pub dead_columns: usize,
+    /// Whether another method stepped in for the one asked for. Never, so far: a layer that cannot
+    /// be solved fails the run.
+    pub fallback: bool,
+    /// Seconds of its stage divided among the stage's linears.
+    pub seconds: f64,
+}
+
+/// How much of what could be quantized was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    /// Parameters quantized.
+    pub quantized: u64,
+    /// Parameters left dense because a rule says so.
+    pub skipped: u64,
+    /// Parameters of all linears in the graph.
+    pub expected: u64,
+}
+
+/// An account of everything in the source folder.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Ledger {
+    /// Every tensor of the source.
+    pub tensors: Vec<Entry>,
+    /// Every file and folder of the source.
+    pub files: Vec<Entry>,
+}
+
+/// What became of one tensor or file.
+#[derive(Clone, Debug, Serialize)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// What was done.
+    pub fate: Fate,
+    /// Why, where the fate does not speak for itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The fates there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// Replaced by packed tensors.
+    Quantized,
+    /// Copied byte for byte.
+    Copied,
+    /// Written anew for the result.
+    Rewritten,
+    /// Not in the result, for the reason given.
+    Dropped,
+}
+
+impl Entry {
+    pub(crate) fn new(name: impl Into<String>, fate: Fate, reason: Option<&str>) -> Self {
+        Self { name: name.into(), fate, reason: reason.map(str::to_owned) }
+    }
+}

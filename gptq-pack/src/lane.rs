@@ -1,0 +1,117 @@
+//! Codes ⇄ words, for every width by one law: **code `n` occupies bits `[n·b, n·b + b)` of a stream
+//! of 32-bit words, lowest bit first.**
+//!
+//! 32 codes of `b` bits fill exactly `b` words: a *lane*. Two, four and eight bits divide a word, so
+//! their codes never straddle one; of a three-bit lane, codes 10 and 21 do. A stream of fewer codes
+//! ends early, in its last partly filled word.
+
+use gptq_core::Bits;
+
+/// Codes in one lane.
+pub const LANE: usize = 32;
+
+/// Most words a lane can have: those of eight-bit codes.
+pub const MAX_LANE_WORDS: usize = 8;
+
+const _: () = {
+    let mut i = 0;
+    while i < Bits::ALL.len() {
+        let bits = Bits::ALL[i];
+        assert!(words(bits, LANE) == bits.get() as usize, "a lane of b-bit codes has b words");
+        assert!(words(bits, LANE) <= MAX_LANE_WORDS, "a buffer of MAX_LANE_WORDS holds any lane");
+        i += 1;
+    }
+};
+
+/// Words that `n` codes fill, `⌈n·b / 32⌉`; never overflows.
+pub const fn words(bits: Bits, n: usize) -> usize {
+    let b = bits.get() as usize;
+    n / LANE * b + (n % LANE * b).div_ceil(32)
+}
+
+/// Writes a stream of codes from the first bit of `out` on; bits after the last code become 0.
+///
+/// Bits of a code beyond the width are dropped, so that a wrong code cannot harm its neighbours.
+///
+/// ```
+/// use gptq_core::Bits;
+/// use gptq_pack::lane;
+///
+/// let mut word = [0];
+/// lane::pack(Bits::B4, 0..8, &mut word);
+/// assert_eq!(word, [0x7654_3210]);
+/// ```
+///
+/// # Panics
+/// If the codes do not fill `out` exactly: `out.len()` must be [`words`] of their number.
+pub fn pack(bits: Bits, codes: impl IntoIterator<Item = u8>, out: &mut [u32]) {
+    let (b, maxq) = (bits.get(), bits.maxq());
+    let (mut pending, mut filled, mut word) = (0u64, 0, 0);
+    for code in codes {
+        pending |= u64::from(code & maxq) << filled;
+        filled += b;
+        if filled >= 32 {
+            out[word] = pending as u32;
+            pending >>= 32;
+            filled -= 32;
+            word += 1;
+        }
+    }
+    if filled > 0 {
+        out[word] = pending as u32;
+        word += 1;
+    }
+    assert_eq!(word, out.len(), "pack: the codes must fill the words");
+}
+
+/// Reads the first `codes.len()` codes of a stream, each by its own position: no state is shared
+/// with [`pack`], so that a round trip proves both.
+///
+/// # Panics
+/// If `words` is shorter than [`words`]`(bits, codes.len())`.
+pub fn unpack(bits: Bits, words: &[u32], codes: &mut [u8]) {
+    for (n, code) in codes.iter_mut().enumerate() {
+        *code = code_at(bits, words, n);
+    }
+}
+
+/// Code `n` of a stream.
+///
+/// # Panics
+/// If the stream ends before code `n` does.
+pub fn code_at(bits: Bits, words: &[u32], n: usize) -> u8 {
+    let b = bits.get() as usize;
+    let (word, shift) = (n * b / 32, n * b % 32);
+    let mut value = words[word] >> shift;
+    if shift + b > 32 {
+        value |= words[word + 1] << (32 - shift);
+    }
+    value as u8 & bits.maxq()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_ends_in_its_last_partly_filled_word() {
+        assert_eq!(words(Bits::B3, 0), 0);
+        assert_eq!(words(Bits::B3, 10), 1);
+        assert_eq!(words(Bits::B3, 11), 2);
+        assert_eq!(words(Bits::B3, 33), 4);
+        assert_eq!(words(Bits::B8, usize::MAX), usize::MAX / 4 + 1);
+    }
+
+    #[test]
+    fn a_wrong_code_leaves_its_neighbours_alone() {
+        let mut word = [0];
+        pack(Bits::B4, [0, 0xff, 0], &mut word);
+        assert_eq!(word, [0x0f0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "must fill")]
+    fn words_left_over_are_a_bug_of_the_caller() {
+        pack(Bits::B4, [1], &mut [0, 0]);
+    }
+}
