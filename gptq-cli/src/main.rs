@@ -1,2 +1,55 @@
-//! Placeholder. 
-fn main() {}
+//! `gptq`: quantize language models with GPTQ, evaluate and run the result.
+//!
+//! Results go to stdout (one JSON object with `--json`), progress and messages to stderr. Exit
+//! codes: 0 done, 1 failed, 2 wrong usage, 3 done but a policy failed.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod demo;
+mod eval;
+mod failure;
+mod generate;
+mod inspect;
+mod logits;
+mod model_dir;
+mod quantize;
+mod settings;
+mod solve_layer;
+mod tensor_file;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            terminal::message(&format!("error: {failure}"));
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(cli.threads.unwrap_or(0))
+        .build()
+        .map_err(|e| Failure::failed(format!("cannot start {:?} threads: {e}", cli.threads)))?;
+    let json = cli.json;
+    pool.install(|| match cli.command {
+        Command::Demo(args) => demo::run(&args, json),
+        Command::Quantize(args) => quantize::run(&args, json),
+        Command::Eval(args) => eval::run(&args, json),
+        Command::Generate(args) => generate::run(&args, json),
+        Command::Logits(args) => logits::run(&args, json),
+        Command::SolveLayer(args) => solve_layer::run(&args, json),
+        Command::Inspect(args) => inspect::run(&args, json),
+    })
+}

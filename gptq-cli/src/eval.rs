@@ -1,0 +1,82 @@
+//! `gptq eval`.
+
+use std::path::Path;
+
+use gptq_calib::{Corpus, disjoint_windows, strided_windows};
+use gptq_models::{Checkpoint, Evaluation, Window, evaluate};
+
+use crate::{
+    args::EvalArgs,
+    failure::Failure,
+    model_dir,
+    terminal::{self, Meter, Table},
+};
+
+pub(crate) fn run(args: &EvalArgs, json: bool) -> Result<(), Failure> {
+    let seqlen = model_dir::seqlen(args.seqlen, &Checkpoint::open(&args.model)?)?;
+    let tokenizer = model_dir::tokenizer(&args.model)?;
+    let files: Vec<&Path> = args.text.iter().map(|p| p.as_path()).collect();
+    let ids = Corpus::from_files(&files, &tokenizer, None)?.ids;
+    let mut windows = windows(&ids, seqlen, args.stride)?;
+    windows.truncate(args.max_windows.unwrap_or(usize::MAX));
+
+    let model = model_dir::load(&args.model)?;
+    let reference = args.reference.as_deref().map(model_dir::load).transpose()?;
+    let mut meter = Meter::new("eval");
+    let total = windows.len() as f64;
+    let result = evaluate(&model, reference.as_ref(), &ids, &windows, |done| {
+        meter.set(done as f64 / total, &format!("{done} of {total} windows"));
+    })?;
+    meter.finish();
+    if json {
+        let value = serde_json::to_value(&result);
+        terminal::json(&value.map_err(|e| Failure::failed(e.to_string()))?);
+    } else {
+        terminal::print(&table(&args.model, &result));
+    }
+    Ok(())
+}
+
+/// The paper's protocol lays windows side by side and drops the rest; with a stride they overlap,
+/// and each token is scored once, with as much context as its window gives.
+pub(crate) fn windows(
+    ids: &[u32],
+    seqlen: usize,
+    stride: Option<usize>,
+) -> Result<Vec<Window>, Failure> {
+    if seqlen < 2 {
+        return Err(Failure::usage("--seqlen must be at least 2: one token predicts the next"));
+    }
+    Ok(match stride {
+        None => (0..disjoint_windows(ids, seqlen)?.len())
+            .map(|w| Window { range: w * seqlen..(w + 1) * seqlen, targets: seqlen - 1 })
+            .collect(),
+        Some(stride) => strided_windows(ids.len(), seqlen, stride)?
+            .into_iter()
+            // Nothing stands before the first token of a window to predict it from.
+            .map(|w| Window { range: w.begin..w.end, targets: w.targets.min(w.end - w.begin - 1) })
+            .collect(),
+    })
+}
+
+fn table(model: &Path, result: &Evaluation) -> String {
+    let mut table = Table::new(&["model", "perplexity", "tokens", "windows", "KL", "top-1"]);
+    let optional = |value: Option<f64>, digits: usize| match value {
+        Some(value) => format!("{value:.digits$}"),
+        None => "-".to_owned(),
+    };
+    table.row([
+        model.display().to_string(),
+        format!("{:.4}", result.ppl),
+        result.tokens.to_string(),
+        result.windows.to_string(),
+        optional(result.kl, 6),
+        optional(result.top1, 4),
+    ]);
+    if let Some(ppl) = result.ppl_reference {
+        let (tokens, windows) = (result.tokens.to_string(), result.windows.to_string());
+        let none = || "-".to_owned();
+        table.row(["reference".into(), format!("{ppl:.4}"), tokens, windows, none(), none()]);
+    }
+    table.render()
+}

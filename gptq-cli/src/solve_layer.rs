@@ -1,0 +1,83 @@
+//! `gptq solve-layer`: one linear, from tensors to tensors.
+
+use gptq_core::{Hessian, solve};
+use gptq_kernels::CpuBackend;
+use ndarray::Array2;
+use safetensors::Dtype;
+use serde_json::json;
+
+use crate::{
+    args::SolveLayerArgs,
+    failure::Failure,
+    settings,
+    tensor_file::{self, Out, TensorFile},
+    terminal,
+};
+
+pub(crate) fn run(args: &SolveLayerArgs, json: bool) -> Result<(), Failure> {
+    let config = settings::quant_config(&args.settings)?;
+    let file = TensorFile::read(&args.input)?;
+    let weight = file.floats("weight")?;
+    let weight = weight.ok_or_else(|| file.failure("holds no weight [out, in]"))?;
+    let hessian = hessian(&file).and_then(|h| h.map_err(|e| file.failure(e)))?;
+    let solved =
+        solve(weight.view(), hessian, &config, &CpuBackend::new()).map_err(|e| file.failure(e))?;
+
+    let q = &solved.quantized;
+    let integers = |a: &Array2<u8>| a.iter().map(|&v| i32::from(v)).collect::<Vec<i32>>();
+    let (codes, zeros) = (integers(&q.codes), integers(&q.zeros));
+    let g_idx: Vec<i32> = q.g_idx.iter().map(|&g| g as i32).collect();
+    let scales: Vec<f32> = q.scales.iter().copied().collect();
+    let dequantized: Vec<f32> = q.dequantize().iter().copied().collect();
+    let layer = [q.out_features(), q.in_features()];
+    let grids = [q.out_features(), q.groups()];
+    tensor_file::write(
+        &args.out,
+        &[
+            Out::new("codes", Dtype::I32, &layer, &codes),
+            Out::new("g_idx", Dtype::I32, &[q.in_features()], &g_idx),
+            Out::new("scales", Dtype::F32, &grids, &scales),
+            Out::new("zeros", Dtype::I32, &grids, &zeros),
+            Out::new("dequantized", Dtype::F32, &layer, &dequantized),
+        ],
+    )?;
+    if json {
+        terminal::json(&json!({
+            "loss": solved.loss,
+            "rtn_loss": solved.rtn_loss,
+            "damp_percent": solved.damp.percent,
+            "damp_attempts": solved.damp.attempts,
+            "dead_columns": solved.dead_columns,
+        }));
+    } else {
+        terminal::print(&format!(
+            "{}: {} × {}, loss {:.6e} ({:.1}% of rounding's), damp_percent {:.4} after {} \
+             attempt(s)\n",
+            args.out.display(),
+            layer[0],
+            layer[1],
+            solved.loss,
+            100.0 * solved.loss / solved.rtn_loss,
+            solved.damp.percent,
+            solved.damp.attempts
+        ));
+    }
+    Ok(())
+}
+
+/// H as given, or from the inputs of the layer; not both.
+fn hessian(file: &TensorFile) -> Result<Result<Hessian, gptq_core::Error>, Failure> {
+    Ok(match (file.floats("hessian")?, file.floats("inputs")?) {
+        (Some(h), None) => Hessian::from_matrix(h),
+        (None, Some(x)) => {
+            let mut hessian = Hessian::new(x.ncols());
+            hessian.add_batch(x.view(), x.nrows() as u64).map(|()| hessian)
+        }
+        (Some(_), Some(_)) => {
+            return Err(file.failure("holds both hessian and inputs; keep one of them"));
+        }
+        (None, None) => {
+            return Err(file.failure("holds neither hessian [in, in] nor inputs [tokens, in]"));
+        }
+    })
+}
