@@ -29,7 +29,7 @@ const MODEL: [(&str, &[u8]); 5] = [
 ];
 const CALIBRATION: &str = include_str!("../assets/demo/calibration.txt");
 const EVALUATION: &str = include_str!("../assets/demo/evaluation.txt");
-const PROMPT: &str = "The bridge was built in";
+const PROMPT: &str = "I do not know what";
 
 const SEQLEN: usize = 256;
 const SAMPLES: SampleSpec = SampleSpec { n_samples: 64, seq_len: SEQLEN, seed: 0 };
@@ -177,7 +177,9 @@ impl<'a> Demo<'a> {
         let p = &self.samples.provenance;
         let mut out = format!(
             "A LLaMA of 1.3M parameters, calibrated on {} windows of {} tokens, evaluated on {} \
-             other tokens.\nEmbeddings stay in half precision, which is 40% of this small model.\n\n",
+             other tokens.\nKL is how far each model's predictions have moved from the original's: the \
+             figure to trust here.\n(On a text unlike its training data, a small model's \
+             perplexity can even fall by accident.)\n\n",
             p.n_samples, p.seq_len, rows[0].result.tokens
         );
         out += &table.render();

@@ -120,15 +120,16 @@ fn score(logits: &Array2<f32>, reference: Option<&Array2<f32>>, targets: &[u32])
         .map(|row| {
             let target = targets[row] as usize;
             let ours = logits.row(row);
-            let log_z = log_sum_exp(ours);
+            let (log_z, _) = log_sum_exp(ours);
             let mut sums = Sums { nll: log_z - f64::from(ours[target]), ..Sums::default() };
             if let Some(reference) = reference {
                 let theirs = reference.row(row);
-                let log_z_theirs = log_sum_exp(theirs);
+                let (log_z_theirs, weights) = log_sum_exp(theirs);
                 sums.nll_reference = log_z_theirs - f64::from(theirs[target]);
-                for (&a, &b) in theirs.iter().zip(ours) {
-                    let log_p = f64::from(a) - log_z_theirs;
-                    sums.kl += log_p.exp() * (log_p - (f64::from(b) - log_z));
+                let shift = log_z - log_z_theirs;
+                let total: f64 = weights.iter().sum();
+                for ((&a, &b), weight) in theirs.iter().zip(ours).zip(weights) {
+                    sums.kl += weight / total * (f64::from(a) - f64::from(b) + shift);
                 }
                 sums.agreed = usize::from(argmax(ours) == argmax(theirs));
             }
@@ -137,9 +138,11 @@ fn score(logits: &Array2<f32>, reference: Option<&Array2<f32>>, targets: &[u32])
         .collect()
 }
 
-fn log_sum_exp(logits: ArrayView1<'_, f32>) -> f64 {
+/// `ln Σ eˣ`, and each entry's `eˣ` up to a common factor.
+fn log_sum_exp(logits: ArrayView1<'_, f32>) -> (f64, Vec<f64>) {
     let top = f64::from(logits.fold(f32::NEG_INFINITY, |m, &x| m.max(x)));
-    top + logits.iter().map(|&x| (f64::from(x) - top).exp()).sum::<f64>().ln()
+    let weights: Vec<f64> = logits.iter().map(|&x| (f64::from(x) - top).exp()).collect();
+    (top + weights.iter().sum::<f64>().ln(), weights)
 }
 
 /// The first of the largest.
@@ -151,4 +154,32 @@ pub(crate) fn argmax<'a>(logits: impl IntoIterator<Item = &'a f32>) -> usize {
         }
     }
     best.0
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array2, array};
+
+    use super::score;
+
+    #[test]
+    fn constant_logits_have_the_entropy_of_the_vocabulary() {
+        let logits = Array2::from_elem((3, 64), 1.5);
+        let nll: f64 = score(&logits, None, &[0, 63, 7]).iter().map(|s| s.nll).sum();
+        assert!(((nll / 3.0).exp() - 64.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn divergence_of_two_known_distributions() {
+        // p = (3/4, 1/4), q = (1/2, 1/2): KL(p ‖ q) = ln 2 − H(p).
+        let p = array![[3f32.ln() + 5.0, 5.0]];
+        let q = array![[-2.0f32, -2.0]];
+        let sums = score(&q, Some(&p), &[1])[0];
+        let want = 2f64.ln() + 0.75 * 0.75f64.ln() + 0.25 * 0.25f64.ln();
+        assert!((sums.kl - want).abs() < 1e-6, "{} against {want}", sums.kl);
+        assert!((sums.nll - 2f64.ln()).abs() < 1e-7);
+        assert!((sums.nll_reference - 4f64.ln()).abs() < 1e-6);
+        assert_eq!(sums.agreed, 1);
+        assert_eq!(score(&p, Some(&p), &[0])[0].kl, 0.0);
+    }
 }

@@ -1,5 +1,6 @@
 //! Words, shapes and names worked out by hand from the format, and as GPTQModel and AutoGPTQ write
 //! them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 use gptq_core::{Bits, GroupSize, QuantizedMatrix};
 use gptq_pack::{PackedLinear, ZeroPointFormat, lane, names};

@@ -40,12 +40,12 @@ impl Linalg for Lapack {
 /// LAPACK counts the failing pivot from one, in the reversed order.
 fn pivot_error(error: LinalgError, n: usize) -> Error {
     match error {
-        LinalgError::Lapack(ndarray_linalg::error::LapackError::LapackComputationalFailure {
-            return_code,
-        }) => Error::NonPositivePivot {
-            column: n.saturating_sub(return_code.unsigned_abs() as usize),
-            pivot: f32::NAN,
-        },
+        LinalgError::Lapack(lax::error::Error::LapackComputationalFailure { return_code }) => {
+            Error::NonPositivePivot {
+                column: n.saturating_sub(return_code.unsigned_abs() as usize),
+                pivot: f32::NAN,
+            }
+        }
         other => Error::Backend { message: other.to_string() },
     }
 }

@@ -8,23 +8,24 @@ use rayon::prelude::*;
 
 use super::{
     isa::{Isa, Kernel, mul_add},
-    prepare::{CpuPacked, LANE, code},
+    prepare::{CpuPacked, LANE, STRIP, Strip, code, locate},
 };
 
-/// Outputs per task.
-const OUTPUTS: usize = 256;
-/// Outputs whose sums stay in registers.
-const STRIP: usize = 32;
+/// Strips per task.
+const STRIPS: usize = 4;
 
 pub(crate) fn packed_matvec(isa: Isa, layer: &CpuPacked, x: &[f32], y: &mut [f32]) {
     let x = layer.in_slot_order(x);
-    y.par_chunks_mut(OUTPUTS).enumerate().for_each(|(i, y)| {
-        let (x, first) = (&*x, i * OUTPUTS);
-        match layer.bits {
-            Bits::B2 => isa.run(MatVec::<2> { layer, x, first, y }),
-            Bits::B3 => isa.run(MatVec::<3> { layer, x, first, y }),
-            Bits::B4 => isa.run(MatVec::<4> { layer, x, first, y }),
-            Bits::B8 => isa.run(MatVec::<8> { layer, x, first, y }),
+    y.par_chunks_mut(STRIPS * STRIP).enumerate().for_each(|(i, y)| {
+        for (k, y) in y.chunks_mut(STRIP).enumerate() {
+            let (x, strip) = (&*x, i * STRIPS + k);
+            let sums = match layer.bits {
+                Bits::B2 => isa.run(MatVec::<2> { layer, x, strip }),
+                Bits::B3 => isa.run(MatVec::<3> { layer, x, strip }),
+                Bits::B4 => isa.run(MatVec::<4> { layer, x, strip }),
+                Bits::B8 => isa.run(MatVec::<8> { layer, x, strip }),
+            };
+            y.copy_from_slice(&sums[..y.len()]);
         }
     });
 }
@@ -33,67 +34,34 @@ struct MatVec<'a, const BITS: usize> {
     layer: &'a CpuPacked,
     /// In slot order.
     x: &'a [f32],
-    /// First output of `y`.
-    first: usize,
-    y: &'a mut [f32],
+    strip: usize,
 }
 
 impl<const BITS: usize> Kernel for MatVec<'_, BITS> {
-    type Output = ();
+    type Output = Strip<f32>;
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let Self { layer, x, first, y } = self;
-        for (i, y) in y.chunks_mut(STRIP).enumerate() {
-            let first = first + i * STRIP;
-            // A full strip has a length the compiler knows.
-            match y.as_chunks_mut::<STRIP>() {
-                ([full], _) => strip::<BITS, STRIP, FMA>(layer, x, first, full),
-                _ => {
-                    for (k, y) in y.iter_mut().enumerate() {
-                        let mut one = [0.0];
-                        strip::<BITS, 1, FMA>(layer, x, first + k, &mut one);
-                        *y = one[0];
+    fn run<const FMA: bool>(self) -> Strip<f32> {
+        let mut y = [0f32; STRIP];
+        for group in self.layer.groups(self.strip) {
+            let mut sums = [0f32; STRIP];
+            let mut total = 0.0;
+            for lane in group.lanes {
+                let words = self.layer.lane(self.strip, lane);
+                let x = &self.x[lane * LANE..(lane + 1) * LANE];
+                for (n, &x) in x.iter().enumerate() {
+                    let (low, high, shift) = locate::<BITS>(n);
+                    let (low, high) = (&words[low], &words[high]);
+                    for k in 0..STRIP {
+                        sums[k] = mul_add::<FMA>(code::<BITS>(low[k], high[k], shift), x, sums[k]);
                     }
+                    total += x;
                 }
             }
-        }
-    }
-}
-
-/// `N` neighbouring outputs.
-#[inline(always)]
-fn strip<const BITS: usize, const N: usize, const FMA: bool>(
-    layer: &CpuPacked,
-    x: &[f32],
-    first: usize,
-    y: &mut [f32; N],
-) {
-    let outs = layer.out_features;
-    *y = [0.0; N];
-    for (group, lanes) in layer.groups() {
-        let mut sums = [0f32; N];
-        let mut total = 0.0;
-        for lane in lanes {
-            let mut words = [[0u32; N]; BITS];
-            for (w, words) in words.iter_mut().enumerate() {
-                let at = (lane * BITS + w) * outs + first;
-                words.copy_from_slice(&layer.words[at..at + N]);
-            }
-            let x = &x[lane * LANE..(lane + 1) * LANE];
-            for (n, &x) in x.iter().enumerate() {
-                for k in 0..N {
-                    // Through i32: unsigned conversion is slow before AVX-512.
-                    let code = code::<BITS>(n, |w| words[w][k]) as i32 as f32;
-                    sums[k] = mul_add::<FMA>(code, x, sums[k]);
-                }
-                total += x;
+            for k in 0..STRIP {
+                y[k] = mul_add::<FMA>(group.scales[k], sums[k] - group.zeros[k] * total, y[k]);
             }
         }
-        let at = group * outs + first;
-        let (scales, zeros) = (&layer.scales[at..at + N], &layer.zeros[at..at + N]);
-        for k in 0..N {
-            y[k] = mul_add::<FMA>(scales[k], sums[k] - zeros[k] * total, y[k]);
-        }
+        y
     }
 }

@@ -1,0 +1,183 @@
+//! `gptq solve-layer`: the codes and losses of the reference solvers, through the command line.
+
+use std::{fs, path::Path};
+
+use half::f16;
+use safetensors::Dtype;
+use serde_json::Value;
+
+use crate::{Ran, Stored, args, fixture, gptq, read_tensors, write_tensors};
+
+fn solve(input: &Path, out: &Path, options: &[String]) -> Ran {
+    let fixed = args!["solve-layer", "--input", input, "--out", out, "--json"];
+    gptq(fixed.into_iter().chain(options.iter().map(Into::into)))
+}
+
+/// The options that ask for a case's settings.
+fn options(case: &Value) -> Vec<String> {
+    let flag = |key: &str| case[key].as_bool().unwrap_or(false);
+    let mut out = vec![
+        format!("--bits={}", case["bits"]),
+        format!("--group-size={}", case["group"]),
+        format!("--damp-percent={}", case["percdamp"]),
+    ];
+    let mut ask = |when: bool, option: &str| {
+        if when {
+            out.push(option.to_owned());
+        }
+    };
+    ask(!flag("sym"), "--asym");
+    ask(flag("act"), "--desc-act");
+    ask(flag("gar"), "--act-group-aware");
+    ask(!flag("act") && !flag("gar"), "--no-act-group-aware");
+    ask(flag("static"), "--static-groups");
+    ask(flag("mse"), "--mse=2.4");
+    out
+}
+
+fn floats(tensor: &Stored) -> Vec<f32> {
+    match tensor.dtype {
+        Dtype::F16 => {
+            tensor.values::<u16>().into_iter().map(|h| f16::from_bits(h).to_f32()).collect()
+        }
+        _ => tensor.values(),
+    }
+}
+
+/// Solves one case and compares codes and loss.
+fn check(folder: &str, case: &Value) {
+    let name = case["file"].as_str().unwrap();
+    let golden = read_tensors(&fixture(folder).join(name));
+    let dir = tempfile::tempdir().unwrap();
+    let (input, out) = (dir.path().join("in.safetensors"), dir.path().join("out.safetensors"));
+    write_tensors(&input, &[("weight", &golden["W"]), ("hessian", &golden["H"])]);
+    let said = solve(&input, &out, &options(case)).json();
+
+    let (found, rows, columns) = (read_tensors(&out), golden["W"].shape[0], golden["W"].shape[1]);
+    let codes: Vec<i32> = found["codes"].values();
+    let g_idx: Vec<i32> = found["g_idx"].values();
+    let groups = golden["scales"].shape[1];
+    assert_eq!(found["codes"].shape, [rows, columns], "{name}");
+    assert_eq!(found["scales"].shape, [rows, groups], "{name}");
+    assert_eq!(found["zeros"].shape, [rows, groups], "{name}");
+
+    // The golden dequantized weights, in steps of their own scale, give the golden codes.
+    let (want, scales, zeros) =
+        (floats(&golden["Wq"]), floats(&golden["scales"]), floats(&golden["zeros"]));
+    let dequantized: Vec<f32> = found["dequantized"].values();
+    let (our_scales, our_zeros) = (found["scales"].values::<f32>(), found["zeros"].values::<i32>());
+    let mut different = 0;
+    for r in 0..rows {
+        for c in 0..columns {
+            let at = r * columns + c;
+            let grid = r * groups + g_idx[c] as usize;
+            let code = (want[at] / scales[grid]).round() + zeros[grid];
+            different += usize::from(codes[at] as f32 != code);
+            let ours = our_scales[grid] * (codes[at] - our_zeros[grid]) as f32;
+            assert!((dequantized[at] - ours).abs() <= 1e-6 * ours.abs(), "{name} [{r}, {c}]");
+        }
+    }
+    let share = different as f64 / codes.len() as f64;
+    assert!(share <= 0.002, "{name}: {different} codes differ");
+    let (loss, golden_loss) = (said["loss"].as_f64().unwrap(), case["loss"].as_f64().unwrap());
+    assert!((loss - golden_loss).abs() <= 1e-3 * golden_loss, "{name}: {loss} != {golden_loss}");
+    assert!(said["rtn_loss"].as_f64().unwrap() > loss, "{name}: {said}");
+    assert!(said["damp_percent"].as_f64().unwrap() >= case["percdamp"].as_f64().unwrap());
+    assert_eq!(said["dead_columns"].as_u64(), Some(case["dead"].as_u64().unwrap_or(0)), "{name}");
+}
+
+fn cases(folder: &str) -> Vec<Value> {
+    serde_json::from_slice(&fs::read(fixture(folder).join("index.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn codes_and_losses_are_those_of_the_authors_solver() {
+    let cases = cases("solver");
+    assert_eq!(cases.len(), 40);
+    cases.iter().for_each(|case| check("solver", case));
+}
+
+#[test]
+fn codes_and_losses_are_those_of_gptqmodel_in_group_aware_order() {
+    let cases = cases("solver-gar");
+    assert_eq!(cases.len(), 10);
+    cases.iter().for_each(|case| check("solver-gar", case));
+}
+
+/// Solves a file of the given tensors.
+fn with(tensors: &[(&str, &Stored)]) -> Ran {
+    let dir = tempfile::tempdir().unwrap();
+    let (input, out) = (dir.path().join("in.safetensors"), dir.path().join("out.safetensors"));
+    write_tensors(&input, tensors);
+    let ran = solve(&input, &out, &["--group-size=-1".to_owned()]);
+    assert_eq!(out.exists(), ran.code == 0);
+    ran
+}
+
+fn matrix(rows: usize, columns: usize) -> Stored {
+    let value = |i: usize| ((i * 7 + i / columns * 3) % 11) as f32 - 5.0;
+    let values: Vec<f32> = (0..rows * columns).map(value).collect();
+    Stored::new(Dtype::F32, &[rows, columns], &values)
+}
+
+fn identity(n: usize) -> Stored {
+    let values: Vec<f32> = (0..n * n).map(|i| f32::from(i % (n + 1) == 0)).collect();
+    Stored::new(Dtype::F32, &[n, n], &values)
+}
+
+#[test]
+fn inputs_do_instead_of_a_hessian() {
+    let said = with(&[("weight", &matrix(4, 8)), ("inputs", &matrix(64, 8))]).json();
+    let keys: Vec<&str> = said.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["loss", "rtn_loss", "damp_percent", "damp_attempts", "dead_columns"]);
+}
+
+#[test]
+fn a_hessian_and_inputs_together_are_refused() {
+    let (w, h, x) = (matrix(4, 8), identity(8), matrix(64, 8));
+    let ran = with(&[("weight", &w), ("hessian", &h), ("inputs", &x)]);
+    ran.fails(1, &["in.safetensors", "both hessian and inputs"]);
+}
+
+#[test]
+fn neither_a_hessian_nor_inputs_is_refused() {
+    with(&[("weight", &matrix(4, 8))]).fails(1, &["in.safetensors", "neither hessian"]);
+}
+
+#[test]
+fn a_file_without_a_weight_is_refused() {
+    with(&[("hessian", &identity(8))]).fails(1, &["in.safetensors", "no weight [out, in]"]);
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_refused_with_their_shapes() {
+    let w = matrix(4, 8);
+    with(&[("weight", &w), ("hessian", &identity(7))]).fails(1, &["in.safetensors", "7", "8"]);
+    with(&[("weight", &w), ("inputs", &matrix(64, 7))]).fails(1, &["in.safetensors", "7", "8"]);
+    with(&[("weight", &w), ("hessian", &matrix(8, 7))]).fails(1, &["[8, 7]"]);
+    let flat = Stored::new(Dtype::F32, &[8], &[1f32; 8]);
+    with(&[("weight", &flat), ("hessian", &identity(8))]).fails(1, &["weight", "[8]"]);
+    let integers = Stored::new(Dtype::I32, &[1, 2], &[1, 2]);
+    with(&[("weight", &integers), ("hessian", &identity(2))]).fails(1, &["weight", "I32"]);
+    let none = Stored::new(Dtype::F32, &[0, 8], &[0f32; 0]);
+    with(&[("weight", &matrix(4, 8)), ("inputs", &none)]).fails(1, &["in.safetensors"]);
+}
+
+#[test]
+fn values_that_are_not_finite_are_refused_with_their_place() {
+    let mut w = matrix(4, 8);
+    w.bytes[4 * 10..4 * 11].copy_from_slice(&f32::NAN.to_le_bytes());
+    with(&[("weight", &w), ("hessian", &identity(8))]).fails(1, &["NaN", "row 1, column 2"]);
+    let mut h = identity(8);
+    h.bytes[..4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    with(&[("weight", &matrix(4, 8)), ("hessian", &h)]).fails(1, &["inf", "row 0, column 0"]);
+}
+
+#[test]
+fn a_hessian_that_no_damping_saves_is_refused_with_the_attempts() {
+    let mut h = identity(8);
+    // −2 beside ones: the mean stays positive, the pivot does not.
+    h.bytes[4 * 9..4 * 10].copy_from_slice(&(-2f32).to_le_bytes());
+    let ran = with(&[("weight", &matrix(4, 8)), ("hessian", &h)]);
+    ran.fails(1, &["not positive definite", "column", "attempts"]);
+}

@@ -1,0 +1,88 @@
+//! Dynamic rules: what they say is in the file, and holds when it is read again.
+
+use gptq_core::{Bits, Reference};
+use gptq_models::{Checkpoint, Model, inspect};
+use gptq_pack::DynamicRules;
+use gptq_tests::{fixture, largest_difference, random_tokens, read_json, read_tensors};
+use serde_json::{Value, json};
+
+use crate::{Run, options};
+
+fn run(rules: &Value) -> Run {
+    let mut options = options(Bits::B4);
+    options.dynamic = DynamicRules::from_json(rules).unwrap();
+    Run::with(&options)
+}
+
+/// Loads on both backends and compares.
+fn agrees(run: &Run) {
+    let plain = Model::load(&Checkpoint::open(&run.dir).unwrap(), Reference).unwrap();
+    let ids = &random_tokens(6, 1, 30)[0];
+    let gap = largest_difference(&run.load().logits(ids).unwrap(), &plain.logits(ids).unwrap());
+    assert!(gap < 1e-4, "{gap}");
+}
+
+#[test]
+fn a_rule_that_skips_leaves_the_module_dense() {
+    let run = run(&json!({"-:.*\\.o_proj": {}}));
+    let tensors = read_tensors(&run.file("model.safetensors"));
+    let source = read_tensors(&fixture("arch/llama/model.safetensors"));
+    for block in 0..2 {
+        let name = format!("model.layers.{block}.self_attn.o_proj");
+        let weight = format!("{name}.weight");
+        assert!(tensors[&weight] == source[&weight]);
+        assert!(!tensors.contains_key(&format!("{name}.qweight")));
+    }
+    assert_eq!(run.report.coverage.skipped, 2 * 64 * 64);
+    let coverage = run.report.coverage;
+    assert_eq!(coverage.quantized + coverage.skipped, coverage.expected);
+    assert_eq!(run.report.layers.len(), 12);
+    assert_eq!(
+        read_json(&run.file("quantize_config.json"))["dynamic"],
+        json!({"-:.*\\.o_proj": {}})
+    );
+    agrees(&run);
+}
+
+#[test]
+fn a_rule_that_gives_eight_bits_holds_in_the_file_and_on_reload() {
+    let run = run(&json!({".*\\.down_proj": {"bits": 8, "group_size": 16}}));
+    let tensors = read_tensors(&run.file("model.safetensors"));
+    assert_eq!(tensors["model.layers.0.mlp.down_proj.qweight"].shape, [96 * 8 / 32, 64]);
+    assert_eq!(tensors["model.layers.0.mlp.down_proj.qzeros"].shape, [6, 64 * 8 / 32]);
+    assert_eq!(tensors["model.layers.0.mlp.up_proj.qweight"].shape, [64 * 4 / 32, 96]);
+    let found = inspect(&Checkpoint::open(&run.dir).unwrap()).unwrap();
+    for layer in &found.layers {
+        let wide = layer.name.ends_with("down_proj");
+        let scheme = (layer.bits, layer.group_size);
+        assert_eq!(scheme, if wide { (8, 16) } else { (4, 32) }, "{}", layer.name);
+    }
+    assert!(found.findings.is_empty(), "{:?}", found.findings);
+    agrees(&run);
+}
+
+#[test]
+fn a_stage_of_mixed_rules_still_shares_its_inputs() {
+    let rules = json!({"-:.*layers\\.0.*k_proj": {}, ".*q_proj": {"bits": 2, "sym": false},
+        ".*layers\\.1.*v_proj": {"bits": 3, "group_size": -1, "desc_act": true}});
+    let run = run(&rules);
+    assert_eq!(run.report.layers.len(), 13);
+    let bits = |name: &str| {
+        run.report.layers.iter().find(|l| l.name.ends_with(name)).map(|layer| layer.bits)
+    };
+    assert_eq!(bits("layers.0.self_attn.k_proj"), None);
+    assert_eq!(bits("layers.1.self_attn.q_proj"), Some(2));
+    assert_eq!(bits("layers.1.self_attn.v_proj"), Some(3));
+    assert_eq!(bits("layers.1.self_attn.k_proj"), Some(4));
+    agrees(&run);
+}
+
+#[test]
+fn a_model_with_every_module_skipped_is_the_source() {
+    let run = run(&json!({"-:model": {}}));
+    assert_eq!(run.report.coverage.quantized, 0);
+    assert!(run.report.layers.is_empty());
+    let source = read_tensors(&fixture("arch/llama/model.safetensors"));
+    assert!(read_tensors(&run.file("model.safetensors")) == source);
+    agrees(&run);
+}
