@@ -15,10 +15,10 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
     /// Print one JSON object on stdout and nothing else there
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 100)]
     pub(crate) json: bool,
     /// Threads to use [default: all cores]; results do not depend on it
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..)
+    #[arg(long, global = true, display_order = 100, value_name = "N", value_parser = clap::value_parser!(u16).range(1..)
         .map(usize::from))]
     pub(crate) threads: Option<usize>,
 }
@@ -89,7 +89,7 @@ pub(crate) struct QuantizeArgs {
 /// Settings that decide the codes, shared by `quantize` and `solve-layer`.
 #[derive(Args, Debug)]
 pub(crate) struct SettingsArgs {
-    /// Bits per weight: 2, 3, 4 or 8
+    /// Bits per weight
     #[arg(long, value_name = "B", default_value_t = 4,
         value_parser = clap::builder::PossibleValuesParser::new(["2", "3", "4", "8"])
             .map(|b| b.parse::<u32>().unwrap_or(4)))]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use gptq_calib::{CalibrationSet, ChatTemplate, SampleSpec};
 use gptq_kernels::CpuBackend;
-use gptq_models::{Checkpoint, Method, QuantizeOptions, Report, quantize};
+use gptq_models::{Checkpoint, Method, QuantizeOptions, Report, Staging, quantize};
 use gptq_pack::{DynamicRules, ZeroPointFormat};
 use serde_json::{Value, json};
 
@@ -23,6 +23,8 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
              none, at a price in accuracy",
         ));
     }
+    // Before minutes go into tokenizing.
+    Staging::check(&args.out)?;
     let checkpoint = Checkpoint::open(&args.model)?;
     let samples = match options.method {
         Method::Rtn => Vec::new(),

@@ -188,9 +188,16 @@ fn copy_files(checkpoint: &Checkpoint, out: &Path) -> Result<Vec<Entry>, Error> 
         } else if WEIGHT_FILES.iter().any(|suffix| name.to_lowercase().ends_with(suffix)) {
             entry(Fate::Dropped, Some("weights in a file the model is not read from"))
         } else {
-            fs::copy(&from, &to).map_err(|e| Error::io("copy", &from, e))?;
+            copy(&from, &to).map_err(|e| Error::io("copy", &from, e))?;
             entry(Fate::Copied, None)
         });
     }
     Ok(ledger)
+}
+
+/// Contents without permissions: a read-only source must not make a result nobody can edit.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    let mut target = fs::File::create(to)?;
+    std::io::copy(&mut fs::File::open(from)?, &mut target)?;
+    target.sync_all()
 }

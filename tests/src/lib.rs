@@ -58,9 +58,12 @@ pub fn read_tensors(path: &Path) -> Tensors {
 
 /// Writes a safetensors file.
 pub fn write_tensors(path: &Path, tensors: &Tensors) {
-    let view = |t: &Stored| TensorView::new(t.dtype, t.shape.clone(), &t.bytes).unwrap();
-    let views: Vec<_> = tensors.iter().map(|(name, t)| (name, view(t))).collect();
-    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+    let view = |(name, t)| (name, view(t));
+    fs::write(path, safetensors::serialize(tensors.iter().map(view), None).unwrap()).unwrap();
+}
+
+fn view(stored: &Stored) -> TensorView<'_> {
+    TensorView::new(stored.dtype, stored.shape.clone(), &stored.bytes).unwrap()
 }
 
 /// A safetensors file of any header, however false, and any data.

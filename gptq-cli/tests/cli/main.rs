@@ -113,7 +113,10 @@ fn read_tensors(path: &Path) -> BTreeMap<String, Stored> {
 }
 
 fn write_tensors(path: &Path, tensors: &[(&str, &Stored)]) {
-    let view = |t: &Stored| TensorView::new(t.dtype, t.shape.clone(), &t.bytes).unwrap();
-    let views: Vec<_> = tensors.iter().map(|(name, t)| (*name, view(t))).collect();
+    let views = tensors.iter().map(|(name, stored)| (*name, view(stored)));
     fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+fn view(stored: &Stored) -> TensorView<'_> {
+    TensorView::new(stored.dtype, stored.shape.clone(), &stored.bytes).unwrap()
 }

@@ -25,13 +25,7 @@ impl Staging {
     /// [`Error::OutputExists`] if `target` is anything but absent or an empty folder;
     /// [`Error::File`] if `{target}.partial` is not ours; [`Error::Io`] if it cannot be written.
     pub fn create(target: &Path) -> Result<Self, Error> {
-        let free = match fs::read_dir(target) {
-            Ok(mut entries) => entries.next().is_none(),
-            Err(_) => fs::symlink_metadata(target).is_err(),
-        };
-        if !free {
-            return Err(Error::OutputExists { path: target.display().to_string() });
-        }
+        Self::check(target)?;
         let name = target.file_name().ok_or_else(|| {
             Error::file(target, "is no place for an output folder; give it a name of its own")
         })?;
@@ -48,6 +42,21 @@ impl Staging {
         let marker = partial.join(MARKER);
         fs::write(&marker, b"").map_err(|e| Error::io("write", &marker, e))?;
         Ok(Self { target: target.to_owned(), partial, finished: false })
+    }
+
+    /// Whether `target` may be created: it must be absent or an empty folder.
+    ///
+    /// # Errors
+    /// [`Error::OutputExists`].
+    pub fn check(target: &Path) -> Result<(), Error> {
+        let free = match fs::read_dir(target) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(_) => fs::symlink_metadata(target).is_err(),
+        };
+        if free {
+            return Ok(());
+        }
+        Err(Error::OutputExists { path: target.display().to_string() })
     }
 
     /// Where to write.

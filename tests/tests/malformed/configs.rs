@@ -112,23 +112,35 @@ fn a_width_that_does_not_divide_into_heads_is_named() {
     assert_says(&refused(dir.path()), &["config.json", "hidden_size", "66", "4"]);
 }
 
+/// With the largest count under each key, refused to quantize and to load by a message.
+fn largest(keys: &[&str]) {
+    let dir = llama(|m| keys.iter().for_each(|key| m.config[*key] = json!(1u64 << 32)));
+    assert_says(&refused(dir.path()), &["model"]);
+    assert_says(&unloadable(dir.path()), &["model"]);
+}
+
 #[test]
-fn the_largest_counts_the_config_may_state_end_in_a_message() {
-    // Products of such counts do not fit a machine word, and no list of such length fits memory.
-    let largest = json!(1u64 << 32);
-    for keys in [
-        &["hidden_size"][..],
-        &["intermediate_size"],
-        &["num_hidden_layers"],
-        &["vocab_size"],
-        &["head_dim"],
-        &["num_attention_heads", "num_key_value_heads", "head_dim"],
-        &["hidden_size", "intermediate_size", "vocab_size"],
-    ] {
-        let dir = llama(|m| keys.iter().for_each(|key| m.config[*key] = largest.clone()));
-        assert_says(&refused(dir.path()), &["model"]);
-        assert_says(&unloadable(dir.path()), &["model"]);
+fn the_largest_widths_end_in_a_message() {
+    for key in ["hidden_size", "intermediate_size", "head_dim"] {
+        largest(&[key]);
     }
+    largest(&["hidden_size", "intermediate_size", "vocab_size"]);
+}
+
+#[test]
+fn the_largest_vocabulary_ends_in_a_message() {
+    largest(&["vocab_size"]);
+}
+
+#[test]
+fn the_largest_number_of_blocks_ends_in_a_message() {
+    // No list of that length fits memory.
+    largest(&["num_hidden_layers"]);
+}
+
+#[test]
+fn widths_whose_product_overflows_end_in_a_message() {
+    largest(&["num_attention_heads", "num_key_value_heads", "head_dim"]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::run;
 
 /// The message for one output path on the sound model.
 fn refused(out: &std::path::Path) -> String {
-    run(&fixture("arch/llama"), out, Method::Gptq).unwrap_err().to_string()
+    run(&fixture("arch/llama"), out, Method::Gptq).unwrap_err()
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn the_source_itself_is_no_output() {
     let source = parent.path().join("model");
     gptq_tests::copy_folder(&fixture("arch/llama"), &source);
     let before = file_names(&source);
-    let error = run(&source, &source, Method::Gptq).unwrap_err().to_string();
+    let error = run(&source, &source, Method::Gptq).unwrap_err();
     assert_says(&error, &["already exists"]);
     assert_eq!(file_names(&source), before);
 }
