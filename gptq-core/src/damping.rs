@@ -21,19 +21,25 @@ impl Default for Damping {
 }
 
 impl Damping {
-    /// Refuses shares outside (0, 1) and negative increments.
+    /// Smaller steps would mean more factorisations than anyone waits for.
+    const LEAST_INCREMENT: f64 = 1e-4;
+
+    /// Refuses shares outside (0, 1) and increments that are negative or too small to get anywhere.
     ///
     /// # Errors
     /// [`Error::Config`].
     pub fn validate(&self) -> Result<(), Error> {
-        if self.percent > 0.0 && self.percent < 1.0 && self.auto_increment >= 0.0 {
+        let increments = self.auto_increment == 0.0 || self.auto_increment >= Self::LEAST_INCREMENT;
+        if self.percent > 0.0 && self.percent < 1.0 && increments {
             return Ok(());
         }
         Err(Error::Config {
             message: format!(
                 "damp_percent is {} and damp_auto_increment {}, but need 0 < damp_percent < 1 and \
-                 an increment of at least 0",
-                self.percent, self.auto_increment
+                 an increment of 0 or at least {}",
+                self.percent,
+                self.auto_increment,
+                Self::LEAST_INCREMENT
             ),
         })
     }

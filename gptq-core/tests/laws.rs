@@ -4,8 +4,8 @@
 use std::num::NonZeroUsize;
 
 use gptq_core::{
-    ActOrder, Bits, Error, GroupSize, Hessian, Portable, QuantConfig, ScaleDtype, layer_loss,
-    quantize, round_to_nearest, solve,
+    ActOrder, Bits, Damping, Error, GroupSize, Hessian, Portable, QuantConfig, ScaleDtype,
+    layer_loss, quantize, round_to_nearest, solve,
 };
 use ndarray::{Array2, array};
 use proptest::prelude::*;
@@ -220,7 +220,10 @@ fn bad_input_is_named() {
 fn contradictions_are_refused() {
     let gar_rows = QuantConfig { group_size: GroupSize::PerChannel, ..Default::default() };
     let gar_static = QuantConfig { static_groups: true, ..Default::default() };
-    for config in [gar_rows, gar_static] {
+    // 0.01 + 1e-18 is 0.01 again: such a run would never end.
+    let damping = Damping { percent: 0.01, auto_increment: 1e-18 };
+    let endless = QuantConfig { damping, ..Default::default() };
+    for config in [gar_rows, gar_static, endless] {
         assert!(matches!(config.validate(), Err(Error::Config { .. })));
     }
     assert!(Bits::try_from(5).is_err());

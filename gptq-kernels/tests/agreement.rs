@@ -1,5 +1,6 @@
 //! Every kernel on every instruction set of this machine against its plain twin, at awkward sizes.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "what was tried and how close it came, with --nocapture")]
 
 use gptq_core::{AttentionShape, Backend, Bits, QuantizedMatrix, Reference};
 use gptq_kernels::{CpuBackend, Isa};

@@ -62,6 +62,14 @@ impl ModelConfig {
                 ));
             }
         };
+        if heads.checked_mul(head_dim).is_none_or(|width| width > ConfigReader::LARGEST) {
+            return Err(reader.error(
+                "head_dim",
+                format!(
+                    "is {head_dim}, which with num_attention_heads {heads} is no layer's width"
+                ),
+            ));
+        }
         let activation = reader.optional_text("hidden_act")?.unwrap_or_else(|| "silu".into());
         if !matches!(activation.as_str(), "silu" | "swish") {
             return Err(reader
@@ -98,6 +106,9 @@ pub(crate) struct ConfigReader<'a> {
 }
 
 impl<'a> ConfigReader<'a> {
+    /// No dimension of a tensor is larger.
+    const LARGEST: usize = 1 << 31;
+
     pub(crate) fn new(config: &'a Value, file: &'a str) -> Self {
         Self { object: config.as_object(), file, prefix: "" }
     }
@@ -142,9 +153,9 @@ impl<'a> ConfigReader<'a> {
 
     /// A positive integer that a tensor's dimension could be.
     pub(crate) fn optional_count(&self, key: &str) -> Result<Option<usize>, Error> {
-        const LARGEST: u64 = 1 << 32;
-        self.typed(key, "an integer from 1 to 2^32", |v| {
-            v.as_u64().filter(|n| (1..=LARGEST).contains(n)).map(|n| n as usize)
+        self.typed(key, "an integer from 1 to 2^31", |v| {
+            let n = usize::try_from(v.as_u64()?).ok()?;
+            (1..=Self::LARGEST).contains(&n).then_some(n)
         })
     }
 

@@ -31,6 +31,9 @@ impl<'a> Output<'a> {
         plan: &Plan,
         options: &'a QuantizeOptions,
     ) -> Result<Self, Error> {
+        for name in &plan.dense {
+            checkpoint.tensor(name)?.check_finite()?;
+        }
         let staging = Staging::create(out)?;
         let mut writer =
             CheckpointWriter::create(staging.path(), &plan.outputs, options.max_shard_bytes)?;
@@ -181,8 +184,12 @@ fn copy_files(checkpoint: &Checkpoint, out: &Path) -> Result<Vec<Entry>, Error> 
         let entry = |fate, reason| Entry::new(name.clone(), fate, reason);
         ledger.push(if name == "config.json" {
             entry(Fate::Rewritten, Some("carries quantization_config now"))
-        } else if weights.contains(&from.as_path()) || name.ends_with(".safetensors.index.json") {
+        } else if name == "quantize_config.json" || name == "gptq_report.json" {
+            entry(Fate::Rewritten, Some("describes the result now"))
+        } else if weights.contains(&from.as_path()) {
             entry(Fate::Rewritten, Some("its tensors are accounted for one by one"))
+        } else if name.ends_with(".safetensors.index.json") {
+            entry(Fate::Dropped, Some("the result has an index of its own, if it needs one"))
         } else if from.is_dir() {
             entry(Fate::Dropped, Some("a folder; only files belong to the model"))
         } else if WEIGHT_FILES.iter().any(|suffix| name.to_lowercase().ends_with(suffix)) {

@@ -131,6 +131,8 @@ fn apply(changes: &Override, config: &mut QuantConfig) {
 pub(crate) struct Plan {
     /// By block, then stage.
     pub(crate) linears: Vec<Vec<Vec<LinearPlan>>>,
+    /// Tensors of the graph beside its linears.
+    pub(crate) dense: Vec<String>,
     pub(crate) outputs: Vec<TensorSpec>,
     /// Tensors copied byte for byte.
     pub(crate) copies: Vec<String>,
@@ -159,13 +161,18 @@ impl Plan {
             ));
         }
         let mut plan = Plan {
-            linears: Vec::with_capacity(arch.config.layers),
+            linears: Vec::new(),
+            dense: Vec::new(),
             outputs: Vec::new(),
             copies: Vec::new(),
             tensors: Vec::new(),
             coverage: Coverage::default(),
             notices: Vec::new(),
         };
+        for tensor in arch.dense_tensors() {
+            checkpoint.check(&tensor.name, &tensor.shape)?;
+            plan.dense.push(tensor.name);
+        }
         let mut quantized = std::collections::HashMap::new();
         for block in 0..arch.config.layers {
             let mut stages = Vec::with_capacity(arch.graph.stages.len());
@@ -173,7 +180,7 @@ impl Plan {
                 let mut linears = Vec::new();
                 for place in arch.linears(block, stage) {
                     let weight = format!("{}.weight", place.name);
-                    checkpoint.check_matrix(&weight, place.out_features, place.in_features)?;
+                    checkpoint.check(&weight, &[place.out_features, place.in_features])?;
                     let config = options.for_layer(&place.name)?;
                     let parameters = (place.out_features * place.in_features) as u64;
                     plan.coverage.expected += parameters;

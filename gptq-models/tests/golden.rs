@@ -3,6 +3,7 @@
 //! `tests/fixtures/README.md` says how they were made. A graph is right when its float32 logits
 //! agree within 2e-4 of the largest logit.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "what was tried and how close it came, with --nocapture")]
 
 use std::path::{Path, PathBuf};
 

@@ -68,9 +68,9 @@ fn check(folder: &str, case: &Value) {
     let (our_scales, our_zeros) = (found["scales"].values::<f32>(), found["zeros"].values::<i32>());
     let mut different = 0;
     for r in 0..rows {
-        for c in 0..columns {
+        for (c, &group) in g_idx.iter().enumerate() {
             let at = r * columns + c;
-            let grid = r * groups + g_idx[c] as usize;
+            let grid = r * groups + group as usize;
             let code = (want[at] / scales[grid]).round() + zeros[grid];
             different += usize::from(codes[at] as f32 != code);
             let ours = our_scales[grid] * (codes[at] - our_zeros[grid]) as f32;

@@ -9,7 +9,7 @@ pub use llama::LLAMA;
 use crate::{
     Error,
     config::{ConfigReader, ModelConfig},
-    graph::{Bias, LayerGraph, Slot, Width},
+    graph::{Bias, LayerGraph, Reads, Slot, Width},
 };
 
 /// Every graph this crate can run.
@@ -91,6 +91,44 @@ impl Architecture {
         (0..self.config.layers)
             .flat_map(move |b| (0..self.graph.stages.len()).map(move |s| (b, s)))
             .flat_map(move |(b, s)| self.linears(b, s))
+    }
+}
+
+/// A tensor of the graph that is not a linear to quantize.
+pub(crate) struct DenseTensor {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+}
+
+impl Architecture {
+    /// Embedding, norms, biases and an untied head: what a model needs beside its linears.
+    pub(crate) fn dense_tensors(&self) -> impl Iterator<Item = DenseTensor> {
+        let (graph, c) = (self.graph, &self.config);
+        let whole = [
+            (graph.embed, vec![c.vocab_size, c.hidden_size]),
+            (graph.final_norm, vec![c.hidden_size]),
+        ];
+        let head =
+            (!c.tie_word_embeddings).then(|| (graph.head, vec![c.vocab_size, c.hidden_size]));
+        let whole = whole.into_iter().chain(head);
+        whole
+            .map(|(name, shape)| DenseTensor { name: name.to_owned(), shape })
+            .chain((0..c.layers).flat_map(|block| self.dense_of_block(block)))
+    }
+
+    fn dense_of_block(&self, block: usize) -> Vec<DenseTensor> {
+        let mut out = Vec::new();
+        for (s, stage) in self.graph.stages.iter().enumerate() {
+            if let Reads::RmsNorm(name) = stage.reads {
+                let name = format!("{}.{name}", self.block_name(block));
+                out.push(DenseTensor { name, shape: vec![self.width(stage.input)] });
+            }
+            for place in self.linears(block, s).into_iter().filter(|place| place.bias) {
+                let name = format!("{}.bias", place.name);
+                out.push(DenseTensor { name, shape: vec![place.out_features] });
+            }
+        }
+        out
     }
 }
 

@@ -174,16 +174,18 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::MissingTensor`], [`Error::Shape`], [`Error::Dtype`], [`Error::NotFinite`].
     pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Array2<f32>, Error> {
-        self.check_matrix(name, rows, columns)?;
+        self.check(name, &[rows, columns])?;
         self.tensor(name)?.to_matrix(rows, columns)
     }
 
-    /// Proves from the header alone that a matrix is there and has the right shape.
+    /// Proves from the header alone that a tensor is there, has this shape and holds floats.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`], [`Error::Shape`].
-    pub fn check_matrix(&self, name: &str, rows: usize, columns: usize) -> Result<(), Error> {
-        self.tensor(name)?.check_shape(&[rows, columns])
+    /// [`Error::MissingTensor`], [`Error::Shape`], [`Error::Dtype`].
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<(), Error> {
+        let view = self.tensor(name)?;
+        view.check_shape(shape)?;
+        view.check_floats()
     }
 
     /// A vector of known length, as f32, as a matrix of one row.
@@ -191,9 +193,8 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::matrix`].
     pub fn row(&self, name: &str, length: usize) -> Result<Array2<f32>, Error> {
-        let view = self.tensor(name)?;
-        view.check_shape(&[length])?;
-        view.to_matrix(1, length)
+        self.check(name, &[length])?;
+        self.tensor(name)?.to_matrix(1, length)
     }
 
     /// Bytes of all tensors.
@@ -220,39 +221,53 @@ impl TensorView<'_> {
         })
     }
 
-    /// All elements as f32.
+    fn check_floats(&self) -> Result<(), Error> {
+        if matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            return Ok(());
+        }
+        Err(Error::Dtype {
+            file: self.file.display().to_string(),
+            tensor: self.name.to_owned(),
+            found: format!("{:?}", self.dtype),
+            expected: "F32, F16 or BF16",
+        })
+    }
+
+    /// All elements as f32; nothing if they are not floats.
+    fn floats(&self) -> Box<dyn Iterator<Item = f32> + '_> {
+        // Chunks rather than casts: nothing promises that a tensor is aligned in its file.
+        let halves = self.bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
+        match self.dtype {
+            Dtype::F32 => {
+                Box::new(self.bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)))
+            }
+            Dtype::F16 => Box::new(halves.map(|h| f16::from_bits(h).to_f32())),
+            Dtype::BF16 => Box::new(halves.map(|h| bf16::from_bits(h).to_f32())),
+            _ => Box::new(std::iter::empty()),
+        }
+    }
+
+    /// Refuses the first NaN or infinity.
     ///
     /// # Errors
-    /// [`Error::Dtype`] unless F32, F16 or BF16; [`Error::NotFinite`] for the first NaN or
-    /// infinity.
-    fn to_matrix(&self, rows: usize, columns: usize) -> Result<Array2<f32>, Error> {
-        // Chunks rather than casts: nothing promises that a tensor is aligned in its file.
-        let halves = || self.bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
-        let values: Vec<f32> = match self.dtype {
-            Dtype::F32 => {
-                self.bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-            }
-            Dtype::F16 => halves().map(|h| f16::from_bits(h).to_f32()).collect(),
-            Dtype::BF16 => halves().map(|h| bf16::from_bits(h).to_f32()).collect(),
-            other => {
-                return Err(Error::Dtype {
-                    file: self.file.display().to_string(),
-                    tensor: self.name.to_owned(),
-                    found: format!("{other:?}"),
-                    expected: "F32, F16 or BF16",
-                });
-            }
-        };
-        if let Some(index) = values.iter().position(|v| !v.is_finite()) {
-            return Err(Error::NotFinite {
+    /// [`Error::NotFinite`].
+    pub(crate) fn check_finite(&self) -> Result<(), Error> {
+        let columns = self.shape.last().copied().unwrap_or(1).max(1);
+        match self.floats().enumerate().find(|(_, v)| !v.is_finite()) {
+            None => Ok(()),
+            Some((index, value)) => Err(Error::NotFinite {
                 file: self.file.display().to_string(),
                 tensor: self.name.to_owned(),
-                value: values[index],
-                row: index / columns.max(1),
-                column: index % columns.max(1),
-            });
+                value,
+                row: index / columns,
+                column: index % columns,
+            }),
         }
-        Array2::from_shape_vec((rows, columns), values)
+    }
+
+    fn to_matrix(&self, rows: usize, columns: usize) -> Result<Array2<f32>, Error> {
+        self.check_finite()?;
+        Array2::from_shape_vec((rows, columns), self.floats().collect())
             .map_err(|e| Error::file(self.file, format!("tensor {}: {e}", self.name)))
     }
 }

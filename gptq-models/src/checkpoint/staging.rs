@@ -1,7 +1,7 @@
 //! [`Staging`]: an output folder that has its name only when it is whole.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     path::{Path, PathBuf},
 };
 
@@ -15,6 +15,8 @@ const MARKER: &str = ".gptq-partial";
 pub struct Staging {
     target: PathBuf,
     partial: PathBuf,
+    /// Held until the folder is finished or the process ends, however it ends.
+    _lock: File,
     finished: bool,
 }
 
@@ -30,7 +32,11 @@ impl Staging {
             Error::file(target, "is no place for an output folder; give it a name of its own")
         })?;
         let partial = target.with_file_name(format!("{}.partial", name.to_string_lossy()));
-        if partial.join(MARKER).is_file() {
+        let marker = partial.join(MARKER);
+        if let Ok(file) = File::open(&marker) {
+            if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+                return Err(Error::file(&partial, "is being written by another run; wait for it"));
+            }
             fs::remove_dir_all(&partial).map_err(|e| Error::io("clear", &partial, e))?;
         } else if fs::symlink_metadata(&partial).is_ok() {
             return Err(Error::file(
@@ -39,9 +45,10 @@ impl Staging {
             ));
         }
         fs::create_dir_all(&partial).map_err(|e| Error::io("create", &partial, e))?;
-        let marker = partial.join(MARKER);
-        fs::write(&marker, b"").map_err(|e| Error::io("write", &marker, e))?;
-        Ok(Self { target: target.to_owned(), partial, finished: false })
+        let lock = File::create(&marker).map_err(|e| Error::io("write", &marker, e))?;
+        // File systems without locks lose only the protection against a second run.
+        let _ = lock.try_lock();
+        Ok(Self { target: target.to_owned(), partial, _lock: lock, finished: false })
     }
 
     /// Whether `target` may be created: it must be absent or an empty folder.

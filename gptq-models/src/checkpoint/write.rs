@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use fs4::FileExt;
 use safetensors::{
     Dtype,
     tensor::{Metadata, TensorInfo},
@@ -129,6 +130,7 @@ impl CheckpointWriter {
             .and_then(|()| file.write_all(&header))
             .and_then(|()| file.set_len(data + offset as u64))
             .map_err(|e| Error::io("write the header of", &path, e))?;
+        reserve(&file, data + offset as u64, &path)?;
 
         let mut offset = data;
         for spec in specs {
@@ -214,6 +216,16 @@ impl CheckpointWriter {
 
     fn partial(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.partial"))
+    }
+}
+
+/// A disk too small is found now and not after hours. File systems that cannot reserve are trusted.
+fn reserve(file: &File, bytes: u64, path: &Path) -> Result<(), Error> {
+    match file.allocate(bytes) {
+        Err(e) if e.kind() == std::io::ErrorKind::StorageFull => {
+            Err(Error::io(&format!("reserve {bytes} bytes for"), path, e))
+        }
+        _ => Ok(()),
     }
 }
 

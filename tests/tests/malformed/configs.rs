@@ -113,34 +113,34 @@ fn a_width_that_does_not_divide_into_heads_is_named() {
 }
 
 /// With the largest count under each key, refused to quantize and to load by a message.
-fn largest(keys: &[&str]) {
-    let dir = llama(|m| keys.iter().for_each(|key| m.config[*key] = json!(1u64 << 32)));
-    assert_says(&refused(dir.path()), &["model"]);
-    assert_says(&unloadable(dir.path()), &["model"]);
+fn largest(keys: &[&str], named: &str) {
+    let dir = llama(|m| keys.iter().for_each(|key| m.config[*key] = json!(1u64 << 31)));
+    assert_says(&refused(dir.path()), &[named]);
+    assert_says(&unloadable(dir.path()), &[named]);
 }
 
 #[test]
 fn the_largest_widths_end_in_a_message() {
-    for key in ["hidden_size", "intermediate_size", "head_dim"] {
-        largest(&[key]);
-    }
-    largest(&["hidden_size", "intermediate_size", "vocab_size"]);
+    largest(&["hidden_size"], "model.embed_tokens.weight");
+    largest(&["intermediate_size"], "model.layers.0.mlp.gate_proj.weight");
+    largest(&["hidden_size", "intermediate_size", "vocab_size"], "model.embed_tokens.weight");
 }
 
 #[test]
 fn the_largest_vocabulary_ends_in_a_message() {
-    largest(&["vocab_size"]);
+    largest(&["vocab_size"], "model.embed_tokens.weight");
 }
 
 #[test]
 fn the_largest_number_of_blocks_ends_in_a_message() {
     // No list of that length fits memory.
-    largest(&["num_hidden_layers"]);
+    largest(&["num_hidden_layers"], "model.layers.2.");
 }
 
 #[test]
 fn widths_whose_product_overflows_end_in_a_message() {
-    largest(&["num_attention_heads", "num_key_value_heads", "head_dim"]);
+    largest(&["head_dim"], "no layer's width");
+    largest(&["num_attention_heads", "num_key_value_heads", "head_dim"], "no layer's width");
 }
 
 #[test]

