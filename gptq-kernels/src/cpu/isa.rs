@@ -1,7 +1,7 @@
 //! Which vector instructions this CPU has: the only feature detection in the tree.
 
-/// An instruction set that [`Isa::run`] can instantiate a kernel for. Only [`Isa::available`] and
-/// [`Isa::best`] make values beyond [`Isa::Scalar`], so holding one proves that the CPU has it.
+/// An instruction set that kernels are compiled for. Only [`Isa::available`] and [`Isa::best`] make
+/// values beyond [`Isa::SCALAR`], so holding one proves that the CPU has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Level);
 
