@@ -1,6 +1,6 @@
 //! `gptq solve-layer`: one linear, from tensors to tensors.
 
-use gptq_core::{Hessian, solve};
+use gptq_core::{Backend, Hessian, solve};
 use gptq_kernels::CpuBackend;
 use ndarray::Array2;
 use safetensors::Dtype;
@@ -19,9 +19,9 @@ pub(crate) fn run(args: &SolveLayerArgs, json: bool) -> Result<(), Failure> {
     let file = TensorFile::read(&args.input)?;
     let weight = file.floats("weight")?;
     let weight = weight.ok_or_else(|| file.failure("holds no weight [out, in]"))?;
-    let hessian = hessian(&file).and_then(|h| h.map_err(|e| file.failure(e)))?;
-    let solved =
-        solve(weight.view(), hessian, &config, &CpuBackend::new()).map_err(|e| file.failure(e))?;
+    let backend = CpuBackend::new();
+    let hessian = hessian(&file, &backend).and_then(|h| h.map_err(|e| file.failure(e)))?;
+    let solved = solve(weight.view(), hessian, &config, &backend).map_err(|e| file.failure(e))?;
 
     let q = &solved.quantized;
     let integers = |a: &Array2<u8>| a.iter().map(|&v| i32::from(v)).collect::<Vec<i32>>();
@@ -66,12 +66,17 @@ pub(crate) fn run(args: &SolveLayerArgs, json: bool) -> Result<(), Failure> {
 }
 
 /// H as given, or from the inputs of the layer; not both.
-fn hessian(file: &TensorFile) -> Result<Result<Hessian, gptq_core::Error>, Failure> {
+fn hessian(
+    file: &TensorFile,
+    backend: &CpuBackend,
+) -> Result<Result<Hessian, gptq_core::Error>, Failure> {
     Ok(match (file.floats("hessian")?, file.floats("inputs")?) {
         (Some(h), None) => Hessian::from_matrix(h),
         (None, Some(x)) => {
-            let mut hessian = Hessian::new(x.ncols());
-            hessian.add_batch(x.view(), x.nrows() as u64).map(|()| hessian)
+            let mut gram = Array2::zeros((x.ncols(), x.ncols()));
+            backend
+                .accumulate_gram(&mut gram, &x)
+                .and_then(|()| Hessian::from_sum(gram, x.nrows() as u64))
         }
         (Some(_), Some(_)) => {
             return Err(file.failure("holds both hessian and inputs; keep one of them"));

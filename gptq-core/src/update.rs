@@ -95,7 +95,9 @@ pub fn layer_loss(
             let rows = start..(start + tile::ROWS).min(w.nrows());
             let mut tile = processing_order(w.slice(s![rows.clone(), ..]), factor);
             kill_dead_columns(&mut tile, factor);
-            let given = processing_order(q.slice(s![rows, ..]), factor);
+            let mut given = processing_order(q.slice(s![rows, ..]), factor);
+            // What meets an input that never fires costs nothing.
+            kill_dead_columns(&mut given, factor);
             sweep(&mut tile, factor.u.view(), tile::ROWS, linalg, |c, _, _, q| {
                 q.copy_from_slice(given.row(c).as_slice().expect("rows of a fresh array"));
             })

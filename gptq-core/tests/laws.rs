@@ -182,6 +182,12 @@ fn dead_inputs_get_zero_weights() {
     let solved = solve(w.view(), hessian(&x), &config, &Portable).unwrap();
     assert_eq!(solved.dead_columns, 1);
     assert!(solved.quantized.dequantize().column(2).iter().all(|&v| v == 0.0));
+
+    // Nor does a weight there cost anything, whatever it is.
+    let factor = hessian(&x).finish(&config, &Portable).unwrap();
+    let mut other = w.clone();
+    other.column_mut(2).fill(-5.0);
+    assert_eq!(layer_loss(w.view(), other.view(), &factor, &Portable).unwrap(), 0.0);
 }
 
 #[test]

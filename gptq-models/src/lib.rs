@@ -49,6 +49,7 @@ mod progress;
 mod quantize;
 mod report;
 mod rope;
+mod rope_scaling;
 mod weights;
 
 pub use arch::{Architecture, FAMILIES, LLAMA, LinearPlace};

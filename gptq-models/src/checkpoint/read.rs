@@ -6,12 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use half::{bf16, f16};
 use memmap2::Mmap;
 use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
+use super::TensorView;
 use crate::Error;
 
 /// A model folder: `config.json` and `*.safetensors`, single or sharded.
@@ -38,21 +38,6 @@ struct Entry {
     dtype: Dtype,
     shape: Vec<usize>,
     range: std::ops::Range<usize>,
-}
-
-/// One tensor as it lies in its file.
-#[derive(Clone, Debug)]
-pub struct TensorView<'a> {
-    /// Its name.
-    pub name: &'a str,
-    /// Element type.
-    pub dtype: Dtype,
-    /// Dimensions, outermost first.
-    pub shape: &'a [usize],
-    /// Little-endian elements, row-major.
-    pub bytes: &'a [u8],
-    /// The file it comes from.
-    pub file: &'a Path,
 }
 
 impl Checkpoint {
@@ -205,70 +190,6 @@ impl Checkpoint {
     /// The weight files, in the order they were read.
     pub fn weight_files(&self) -> impl Iterator<Item = &Path> {
         self.shards.iter().map(|s| s.path.as_path())
-    }
-}
-
-impl TensorView<'_> {
-    fn check_shape(&self, expected: &[usize]) -> Result<(), Error> {
-        if self.shape == expected {
-            return Ok(());
-        }
-        Err(Error::Shape {
-            file: self.file.display().to_string(),
-            tensor: self.name.to_owned(),
-            found: self.shape.to_vec(),
-            expected: expected.to_vec(),
-        })
-    }
-
-    fn check_floats(&self) -> Result<(), Error> {
-        if matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-            return Ok(());
-        }
-        Err(Error::Dtype {
-            file: self.file.display().to_string(),
-            tensor: self.name.to_owned(),
-            found: format!("{:?}", self.dtype),
-            expected: "F32, F16 or BF16",
-        })
-    }
-
-    /// All elements as f32; nothing if they are not floats.
-    fn floats(&self) -> Box<dyn Iterator<Item = f32> + '_> {
-        // Chunks rather than casts: nothing promises that a tensor is aligned in its file.
-        let halves = self.bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
-        match self.dtype {
-            Dtype::F32 => {
-                Box::new(self.bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)))
-            }
-            Dtype::F16 => Box::new(halves.map(|h| f16::from_bits(h).to_f32())),
-            Dtype::BF16 => Box::new(halves.map(|h| bf16::from_bits(h).to_f32())),
-            _ => Box::new(std::iter::empty()),
-        }
-    }
-
-    /// Refuses the first NaN or infinity.
-    ///
-    /// # Errors
-    /// [`Error::NotFinite`].
-    pub(crate) fn check_finite(&self) -> Result<(), Error> {
-        let columns = self.shape.last().copied().unwrap_or(1).max(1);
-        match self.floats().enumerate().find(|(_, v)| !v.is_finite()) {
-            None => Ok(()),
-            Some((index, value)) => Err(Error::NotFinite {
-                file: self.file.display().to_string(),
-                tensor: self.name.to_owned(),
-                value,
-                row: index / columns,
-                column: index % columns,
-            }),
-        }
-    }
-
-    fn to_matrix(&self, rows: usize, columns: usize) -> Result<Array2<f32>, Error> {
-        self.check_finite()?;
-        Array2::from_shape_vec((rows, columns), self.floats().collect())
-            .map_err(|e| Error::file(self.file, format!("tensor {}: {e}", self.name)))
     }
 }
 
