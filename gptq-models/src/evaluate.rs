@@ -53,8 +53,8 @@ struct Sums {
 /// told the number of windows done.
 ///
 /// # Errors
-/// [`Error::Input`] if there is nothing to score, ids are outside the vocabulary, or the two models
-/// have different ones; and the backend's.
+/// [`Error::Input`] if there is nothing to score, ids are outside the vocabulary, the two models
+/// have different ones, or logits are not numbers; and the backend's.
 pub fn evaluate<B: PackedBackend>(
     model: &Model<B>,
     reference: Option<&Model<B>>,
@@ -101,6 +101,12 @@ pub fn evaluate<B: PackedBackend>(
     }
     if tokens == 0 {
         return Err(Error::input("there are no tokens to score"));
+    }
+    if sums.nll.is_nan() || sums.nll_reference.is_nan() {
+        return Err(Error::input(
+            "the logits are not numbers: activations overflow in this model, or its weights are \
+             damaged",
+        ));
     }
     let mean = |sum: f64| sum / tokens as f64;
     Ok(Evaluation {

@@ -92,53 +92,64 @@ impl<B: PackedBackend> Run<'_, B> {
         for (b, stages) in self.plan.linears.iter().enumerate() {
             for (s, linears) in stages.iter().enumerate() {
                 let started = Instant::now();
-                let norm = loader.stage_norm(b, s)?;
                 let cost = Cost::of(linears, tokens, streams.len());
+                let label = linears.first().map_or("", |l| &l.place.name);
 
+                let norm = loader.stage_norm(b, s)?;
                 let width = linears.first().map_or(0, |l| l.place.in_features);
                 let mut gram = self.backend.zeros(width, width)?;
                 for stream in &streams {
                     let input = interpreter.input(s, norm.as_ref(), stream)?;
                     self.backend.accumulate_gram(&mut gram, &input)?;
-                    meter.add(cost.gram, &linears[0].place.name);
+                    meter.add(cost.gram, label);
                 }
-                let weights: Vec<Array2<f32>> = linears
-                    .iter()
-                    .map(|l| dense_weight(self.checkpoint, &l.place))
-                    .collect::<Result<_, _>>()?;
-                let mut solved = self.solve(gram, tokens as u64, linears, &weights)?.into_iter();
-                meter.add(cost.solve, &linears[0].place.name);
-
-                let mut stage = StageWeights { norm, linears: Vec::with_capacity(linears.len()) };
-                let mut finished = Vec::new();
-                for (linear, weight) in linears.iter().zip(weights) {
-                    let weight = match (linear.config, linear.config.and_then(|_| solved.next())) {
-                        (Some(config), Some(solved)) => {
-                            output.write_layer(&linear.place, &config, &solved.quantized)?;
-                            let quantized = solved.quantized.dequantize();
-                            finished.push(layer_report(linear, &config, solved, tokens as u64));
-                            quantized
-                        }
-                        _ => weight,
-                    };
-                    stage.linears.push(Linear::Dense {
-                        weight: self.backend.upload(weight.view())?,
-                        bias: loader.bias(&linear.place)?,
-                    });
-                }
+                let (linears, mut finished) = self.stage(&loader, linears, gram, output)?;
+                meter.add(cost.solve, label);
+                let weights = StageWeights { norm, linears };
                 for stream in &mut streams {
-                    interpreter.advance(s, &stage, stream, &positions, None)?;
-                    meter.add(cost.forward, &linears[0].place.name);
+                    interpreter.advance(s, &weights, stream, &positions, None)?;
+                    meter.add(cost.forward, label);
                 }
                 let seconds = started.elapsed().as_secs_f64() / finished.len().max(1) as f64;
-                for mut report in finished {
+                for report in &mut finished {
                     report.seconds = seconds;
-                    meter.progress.layer(&report);
-                    reports.push(report);
+                    meter.progress.layer(report);
                 }
+                reports.append(&mut finished);
             }
         }
         Ok(reports)
+    }
+
+    /// Quantizes, writes and proves the linears of a stage, and returns what the samples go on with:
+    /// quantized weights, and dense ones where a rule skips.
+    fn stage(
+        &self,
+        loader: &Loader<'_, B>,
+        linears: &[LinearPlan],
+        gram: B::Tensor,
+        output: &mut Output<'_>,
+    ) -> Result<(Vec<Linear<B>>, Vec<LayerReport>), Error> {
+        let tokens = self.samples.iter().map(Vec::len).sum::<usize>() as u64;
+        let read = |l: &LinearPlan| dense_weight(self.checkpoint, &l.place);
+        let mut weights = linears.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let mut solved = self.solve(gram, tokens, linears, &weights)?.into_iter();
+        let mut reports = Vec::new();
+        for (linear, weight) in linears.iter().zip(&mut weights) {
+            let Some((config, solved)) = linear.config.and_then(|c| Some((c, solved.next()?)))
+            else {
+                continue;
+            };
+            output.write_layer(&linear.place, &config, &solved.quantized)?;
+            *weight = solved.quantized.dequantize();
+            reports.push(layer_report(linear, &config, solved, tokens));
+        }
+        let upload = |(linear, weight): (&LinearPlan, Array2<f32>)| {
+            let weight = self.backend.upload(weight.view())?;
+            Ok(Linear::Dense { weight, bias: loader.bias(&linear.place)? })
+        };
+        let linears = linears.iter().zip(weights).map(upload).collect::<Result<_, Error>>()?;
+        Ok((linears, reports))
     }
 
     fn solve(
