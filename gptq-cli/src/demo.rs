@@ -117,7 +117,7 @@ impl<'a> Demo<'a> {
         }
         meter.finish();
         if json {
-            terminal::json(&self.to_json(&rows, &texts));
+            terminal::json(&self.to_json(&rows, &texts))?;
         } else {
             terminal::print(&self.table(&rows, &texts));
         }

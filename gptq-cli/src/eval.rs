@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use gptq_calib::{Corpus, disjoint_windows, strided_windows};
-use gptq_models::{Checkpoint, Evaluation, Window, evaluate};
+use gptq_kernels::CpuBackend;
+use gptq_models::{Checkpoint, Evaluation, Model, Window, evaluate};
 
 use crate::{
     args::EvalArgs,
@@ -13,14 +14,15 @@ use crate::{
 };
 
 pub(crate) fn run(args: &EvalArgs, json: bool) -> Result<(), Failure> {
-    let seqlen = model_dir::seqlen(args.seqlen, &Checkpoint::open(&args.model)?)?;
+    let checkpoint = Checkpoint::open(&args.model)?;
+    let seqlen = model_dir::seqlen(args.seqlen, &checkpoint)?;
     let tokenizer = model_dir::tokenizer(&args.model)?;
     let files: Vec<&Path> = args.text.iter().map(|p| p.as_path()).collect();
     let ids = Corpus::from_files(&files, &tokenizer, None)?.ids;
     let mut windows = windows(&ids, seqlen, args.stride)?;
     windows.truncate(args.max_windows.unwrap_or(usize::MAX));
 
-    let model = model_dir::load(&args.model)?;
+    let model = Model::load(&checkpoint, CpuBackend::new())?;
     let reference = args.reference.as_deref().map(model_dir::load).transpose()?;
     let mut meter = Meter::new("eval");
     let total = windows.len() as f64;
@@ -29,8 +31,7 @@ pub(crate) fn run(args: &EvalArgs, json: bool) -> Result<(), Failure> {
     })?;
     meter.finish();
     if json {
-        let value = serde_json::to_value(&result);
-        terminal::json(&value.map_err(|e| Failure::failed(e.to_string()))?);
+        terminal::json(&result)?;
     } else {
         terminal::print(&table(&args.model, &result));
     }

@@ -52,7 +52,7 @@ pub(crate) fn run(args: &GenerateArgs, json: bool) -> Result<(), Failure> {
             "prefill_seconds": out.prefill_seconds,
             "decode_seconds": out.decode_seconds,
             "tokens_per_second": rate,
-        }));
+        }))?;
     } else {
         terminal::print("\n");
         terminal::message(&format!(
@@ -67,7 +67,7 @@ pub(crate) fn run(args: &GenerateArgs, json: bool) -> Result<(), Failure> {
 }
 
 /// The first token comes with the prompt; the others are what decoding took.
-pub(crate) fn tokens_per_second(out: &Generated) -> Option<f64> {
+fn tokens_per_second(out: &Generated) -> Option<f64> {
     let decoded = out.ids.len().checked_sub(1).filter(|&n| n > 0)?;
     Some(decoded as f64 / out.decode_seconds)
 }

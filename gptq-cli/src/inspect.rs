@@ -13,9 +13,7 @@ use crate::{
 pub(crate) fn run(args: &InspectArgs, json: bool) -> Result<(), Failure> {
     let found = inspect(&Checkpoint::open(&args.model)?)?;
     if json {
-        let value = serde_json::to_value(&found);
-        terminal::json(&value.map_err(|e| Failure::failed(e.to_string()))?);
-        return Ok(());
+        return terminal::json(&found);
     }
     let model_type = found.model_type.as_deref().unwrap_or("unknown");
     let mut text = format!("{}: {model_type}, {}\n", args.model.display(), bytes(found.bytes));

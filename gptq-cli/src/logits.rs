@@ -31,7 +31,7 @@ pub(crate) fn run(args: &LogitsArgs, json: bool) -> Result<(), Failure> {
     tensor_file::write(&args.out, &[Out::new("logits", Dtype::F32, &shape, &logits)])?;
     if json {
         let out = args.out.display().to_string();
-        terminal::json(&json!({"out": out, "batch": batch, "tokens": tokens, "vocab": vocab}));
+        terminal::json(&json!({"out": out, "batch": batch, "tokens": tokens, "vocab": vocab}))?;
     } else {
         terminal::print(&format!("{}: logits {shape:?}\n", args.out.display()));
     }

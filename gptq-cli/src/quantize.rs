@@ -40,7 +40,7 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
     let report = quantize(&checkpoint, &samples, &backend, &options, &args.out, &mut meter)?;
     meter.finish();
     if json {
-        terminal::json(&summary_json(&report, &args.out));
+        terminal::json(&summary_json(&report, &args.out))?;
     } else {
         terminal::print(&summary(&report, &args.out));
     }

@@ -48,7 +48,7 @@ pub(crate) fn run(args: &SolveLayerArgs, json: bool) -> Result<(), Failure> {
             "damp_percent": solved.damp.percent,
             "damp_attempts": solved.damp.attempts,
             "dead_columns": solved.dead_columns,
-        }));
+        }))?;
     } else {
         terminal::print(&format!(
             "{}: {} × {}, loss {:.6e} ({:.1}% of rounding's), damp_percent {:.4} after {} \

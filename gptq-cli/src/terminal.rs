@@ -7,7 +7,9 @@ use std::{
 
 use gptq_models::{LayerReport, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::Value;
+use serde::Serialize;
+
+use crate::failure::Failure;
 
 /// Writes to stdout. A reader that has gone away (`| head`) is not our failure.
 pub(crate) fn print(text: &str) {
@@ -21,8 +23,10 @@ pub(crate) fn message(text: &str) {
 }
 
 /// The one JSON object of `--json`.
-pub(crate) fn json(value: &Value) {
-    print(&format!("{value:#}\n"));
+pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value);
+    print(&(text.map_err(|e| Failure::failed(format!("cannot write JSON: {e}")))? + "\n"));
+    Ok(())
 }
 
 /// Aligned columns: the first to the left, the others to the right.

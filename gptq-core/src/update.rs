@@ -20,6 +20,9 @@ use crate::{
     tile::{self, kill_dead_columns, processing_order},
 };
 
+/// Columns per lazy update where codes are given: any number measures the same loss.
+const MEASURE_BLOCK: usize = 64;
+
 /// Quantizes `w` (out × in) column by column, and returns its loss: `½ Σ e²` over the layer.
 ///
 /// # Errors
@@ -98,7 +101,7 @@ pub fn layer_loss(
             let mut given = processing_order(q.slice(s![rows, ..]), factor);
             // What meets an input that never fires costs nothing.
             kill_dead_columns(&mut given, factor);
-            sweep(&mut tile, factor.u.view(), tile::ROWS, linalg, |c, _, _, q| {
+            sweep(&mut tile, factor.u.view(), MEASURE_BLOCK, linalg, |c, _, _, q| {
                 q.copy_from_slice(given.row(c).as_slice().expect("rows of a fresh array"));
             })
         })
