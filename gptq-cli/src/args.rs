@@ -1,8 +1,9 @@
 //! What was typed. No I/O happens here.
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser};
+use gptq_models::FallbackThreshold;
 
 /// Quantize language models with GPTQ, evaluate and run the result.
 #[derive(Parser, Debug)]
@@ -39,6 +40,10 @@ pub(crate) enum Command {
     SolveLayer(SolveLayerArgs),
     /// What a checkpoint holds: scheme per layer, bytes, zero points as found
     Inspect(InspectArgs),
+    /// Store a quantized model in another format: the same integers, proven, or a refusal
+    Convert(ConvertArgs),
+    /// What changed between two model folders, in any formats
+    Diff(DiffArgs),
 }
 
 #[derive(Args, Debug)]
@@ -60,12 +65,37 @@ pub(crate) struct QuantizeArgs {
     pub(crate) method: MethodArg,
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
-    /// How zero points are stored [default: gptq for --sym, gptq_v2 for --asym]
+    /// How packed layers are stored [default: gptq for --sym, gptq_v2 for --asym]
     #[arg(long, value_enum)]
-    pub(crate) format: Option<FormatArg>,
+    pub(crate) format: Option<OutFormatArg>,
     /// Rules per module, as JSON or a file of it: {"-:REGEX": {}, "REGEX": {"bits": 8}}
     #[arg(long, value_name = "JSON|FILE")]
     pub(crate) dynamic: Option<String>,
+    /// Solve each stage with inputs that have seen the quantized stages before it (the default)
+    #[arg(long, overrides_with = "no_true_sequential")]
+    pub(crate) true_sequential: bool,
+    /// Solve all linears of a block from one pass with its original weights
+    #[arg(long, overrides_with = "true_sequential")]
+    pub(crate) no_true_sequential: bool,
+    /// Quantize the output head too: 8 bits in groups of 32, unless a --dynamic rule names it
+    #[arg(long)]
+    pub(crate) lm_head: bool,
+    /// How to quantize a linear that too few tokens reach or that no damping makes solvable; none
+    /// fails the run
+    #[arg(long, value_enum, default_value_t = FallbackArg::Rtn)]
+    pub(crate) fallback: FallbackArg,
+    /// Fewer tokens than this are too few: a number, or a share of all calibration tokens
+    #[arg(long, value_name = "N|X%", default_value = "0.5%", value_parser = fallback_threshold)]
+    pub(crate) fallback_threshold: FallbackThreshold,
+    /// Exit with code 3 if more linears than this had to fall back
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) max_fallback: usize,
+    /// Also compute a low-rank correction of this rank for every quantized linear
+    #[arg(long, value_name = "R", value_parser = count())]
+    pub(crate) eora_rank: Option<usize>,
+    /// Folder of that adapter, in PEFT layout [default: eora in the output folder]
+    #[arg(long, value_name = "DIR", requires = "eora_rank")]
+    pub(crate) eora_out: Option<PathBuf>,
     /// Calibration text: a .txt file, or .jsonl with "text", "messages" or "input_ids"; repeatable
     #[arg(long, value_name = "FILE")]
     pub(crate) calib: Vec<PathBuf>,
@@ -125,12 +155,42 @@ pub(crate) struct SettingsArgs {
     /// Search smaller ranges for the least error to this power (2.4 is usual) [default: off]
     #[arg(long, value_name = "P")]
     pub(crate) mse: Option<f32>,
+    /// Steps of that search from the whole range to none of it
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "mse",
+        value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) mse_grid: u32,
+    /// Most of a range that the search takes away
+    #[arg(long, value_name = "X", default_value_t = 0.8, requires = "mse")]
+    pub(crate) mse_maxshrink: f32,
+    /// For 2 bits with --asym: try the nearest zero point only, as the paper's code does, instead
+    /// of both neighbours, as GPTQModel does
+    #[arg(long, requires = "mse")]
+    pub(crate) mse_one_zero: bool,
+    /// Columns per lazy update
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN.saturating_add(127))]
+    pub(crate) block_size: NonZeroUsize,
+    /// Choose a group's scale with the errors of all columns before it, not only of earlier blocks
+    #[arg(long, overrides_with = "no_fresh_scales", conflicts_with = "static_groups")]
+    pub(crate) fresh_scales: bool,
+    /// Choose it with the errors of earlier blocks, as the reference does (the default)
+    #[arg(long, overrides_with = "fresh_scales")]
+    pub(crate) no_fresh_scales: bool,
+    /// GPTAQ: also make up for this share of the error in the inputs [default: off; 0.25 if no
+    /// value is given]
+    #[arg(long, value_name = "ALPHA", num_args = 0..=1, default_missing_value = "0.25")]
+    pub(crate) gptaq: Option<f32>,
+    /// FOEM: draw columns back to their original weights by this share [default: off; 0.2 if no
+    /// value is given]
+    #[arg(long, value_name = "BETA", num_args = 0..=1, default_missing_value = "0.2")]
+    pub(crate) foem: Option<f32>,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct EvalArgs {
-    /// Model folder, dense or GPTQ
+    /// Model folder, dense or quantized
     pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
     /// Text to predict: .txt or .jsonl; repeatable
     #[arg(long, value_name = "FILE", required = true)]
     pub(crate) text: Vec<PathBuf>,
@@ -143,6 +203,9 @@ pub(crate) struct EvalArgs {
     /// Dense model to compare with: adds kl, top1 and ppl_reference
     #[arg(long, value_name = "DIR")]
     pub(crate) reference: Option<PathBuf>,
+    /// Folder of a LoRA adapter in PEFT layout to run on top
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
     /// Stop after this many windows
     #[arg(long, value_name = "N", value_parser = count())]
     pub(crate) max_windows: Option<usize>,
@@ -150,8 +213,13 @@ pub(crate) struct EvalArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct GenerateArgs {
-    /// Model folder, dense or GPTQ
+    /// Model folder, dense or quantized
     pub(crate) model: PathBuf,
+    /// Folder of a LoRA adapter in PEFT layout to run on top
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
     /// Text to continue
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: String,
@@ -180,8 +248,13 @@ pub(crate) struct GenerateArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct LogitsArgs {
-    /// Model folder, dense or GPTQ
+    /// Model folder, dense or quantized
     pub(crate) model: PathBuf,
+    /// Folder of a LoRA adapter in PEFT layout to run on top
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
     /// safetensors with input_ids, I32 or I64 [batch, tokens]
     #[arg(long, value_name = "FILE")]
     pub(crate) ids: PathBuf,
@@ -192,7 +265,8 @@ pub(crate) struct LogitsArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct SolveLayerArgs {
-    /// safetensors with weight [out, in] and either hessian F32 [in, in] or inputs [tokens, in]
+    /// safetensors with weight [out, in] and either hessian F32 [in, in] or inputs [tokens, in]; for
+    /// --gptaq also cross F32 [in, in]
     #[arg(long, value_name = "FILE")]
     pub(crate) input: PathBuf,
     /// safetensors to write: codes, g_idx, scales, zeros, dequantized
@@ -204,11 +278,94 @@ pub(crate) struct SolveLayerArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct InspectArgs {
-    /// Model folder, dense or GPTQ
+    /// Model folder, dense or quantized
     pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
     /// One line per layer instead of one per scheme
     #[arg(long, action = ArgAction::SetTrue)]
     pub(crate) layers: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ConvertArgs {
+    /// Folder of a quantized model, in any format
+    pub(crate) model: PathBuf,
+    /// Format of the result; dense for plain weights
+    #[arg(long, value_enum)]
+    pub(crate) to: TargetArg,
+    /// Folder to write, or file for --to gguf; must not exist yet
+    #[arg(long, value_name = "DIR|FILE")]
+    pub(crate) out: PathBuf,
+    /// Take the nearest that the format can hold where it cannot hold a layer exactly
+    #[arg(long)]
+    pub(crate) lossy: bool,
+    /// Type of plain weights, for --to dense [default: that of the model's other weights]
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<DtypeArg>,
+    /// Type of packed weights, for --to gguf [default: auto, the smallest that loses nothing]
+    #[arg(long, value_enum)]
+    pub(crate) gguf_type: Option<GgufTypeArg>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
+    /// Largest output file, in GB of tensors
+    #[arg(long, value_name = "GB", default_value_t = 5.0)]
+    pub(crate) max_shard_size: f64,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DiffArgs {
+    /// A model folder, dense or quantized
+    pub(crate) a: PathBuf,
+    /// Another
+    pub(crate) b: PathBuf,
+    /// One line per layer instead of a summary
+    #[arg(long)]
+    pub(crate) layers: bool,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
+}
+
+/// How to read what others wrote, shared by all commands that read packed models.
+#[derive(Args, Debug, Default)]
+pub(crate) struct ReadingArgs {
+    /// Read zero points by this convention, whatever checkpoint_format says
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) zero_points: Option<FormatArg>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TargetArg {
+    Gptq,
+    #[value(name = "gptq_v2")]
+    GptqV2,
+    Marlin,
+    Awq,
+    CompressedTensors,
+    Gguf,
+    Dense,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DtypeArg {
+    F16,
+    Bf16,
+    F32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum GgufTypeArg {
+    Auto,
+    #[value(name = "q4_0")]
+    Q40,
+    #[value(name = "q4_1")]
+    Q41,
+    #[value(name = "q5_0")]
+    Q50,
+    #[value(name = "q8_0")]
+    Q80,
+    F16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -225,8 +382,41 @@ pub(crate) enum FormatArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutFormatArg {
+    Gptq,
+    #[value(name = "gptq_v2")]
+    GptqV2,
+    Marlin,
+    Awq,
+    CompressedTensors,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FallbackArg {
+    Rtn,
+    Midpoint,
+    Mean,
+    Median,
+    Stdclip,
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Device {
     Cpu,
+}
+
+/// `12`, or `0.5%`.
+fn fallback_threshold(text: &str) -> Result<FallbackThreshold, String> {
+    let wrong = || format!("{text:?} is neither a number of tokens nor a share from 0% to 100%");
+    match text.strip_suffix('%') {
+        None => text.parse().map(FallbackThreshold::Tokens).map_err(|_| wrong()),
+        Some(percent) => {
+            let share = percent.trim().parse::<f64>().map_err(|_| wrong())? / 100.0;
+            let possible = (0.0..=1.0).contains(&share);
+            possible.then_some(FallbackThreshold::Share(share)).ok_or_else(wrong)
+        }
+    }
 }
 
 /// A positive number of things.

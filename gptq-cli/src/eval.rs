@@ -3,18 +3,17 @@
 use std::path::Path;
 
 use gptq_calib::{Corpus, disjoint_windows, strided_windows};
-use gptq_kernels::CpuBackend;
-use gptq_models::{Checkpoint, Evaluation, Model, Window, evaluate};
+use gptq_models::{Evaluation, Window, evaluate};
 
 use crate::{
-    args::EvalArgs,
+    args::{EvalArgs, ReadingArgs},
     failure::Failure,
     model_dir,
     terminal::{self, Meter, Table},
 };
 
 pub(crate) fn run(args: &EvalArgs, json: bool) -> Result<(), Failure> {
-    let checkpoint = Checkpoint::open(&args.model)?;
+    let checkpoint = model_dir::open(&args.model, &args.reading)?;
     let seqlen = model_dir::seqlen(args.seqlen, &checkpoint)?;
     let tokenizer = model_dir::tokenizer(&args.model)?;
     let files: Vec<&Path> = args.text.iter().map(|p| p.as_path()).collect();
@@ -22,8 +21,9 @@ pub(crate) fn run(args: &EvalArgs, json: bool) -> Result<(), Failure> {
     let mut windows = windows(&ids, seqlen, args.stride)?;
     windows.truncate(args.max_windows.unwrap_or(usize::MAX));
 
-    let model = Model::load(&checkpoint, CpuBackend::new())?;
-    let reference = args.reference.as_deref().map(model_dir::load).transpose()?;
+    let model = model_dir::load(&args.model, &args.reading, args.adapter.as_deref())?;
+    let load = |dir| model_dir::load(dir, &ReadingArgs::default(), None);
+    let reference = args.reference.as_deref().map(load).transpose()?;
     let mut meter = Meter::new("eval");
     let total = windows.len() as f64;
     let result = evaluate(&model, reference.as_ref(), &ids, &windows, |done| {

@@ -9,6 +9,8 @@ pub(crate) enum Failure {
     Failed(String),
     /// The command line makes no sense: exit code 2.
     Usage(String),
+    /// The work is done and its result is there, but it breaks a rule that was set: exit code 3.
+    Policy(String),
 }
 
 impl Failure {
@@ -20,10 +22,15 @@ impl Failure {
         Failure::Usage(message.into())
     }
 
+    pub(crate) fn policy(message: impl Into<String>) -> Self {
+        Failure::Policy(message.into())
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Failure::Failed(_) => ExitCode::from(1),
             Failure::Usage(_) => ExitCode::from(2),
+            Failure::Policy(_) => ExitCode::from(3),
         }
     }
 }
@@ -31,7 +38,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Failed(message) | Failure::Usage(message) => f.write_str(message),
+            Failure::Failed(message) | Failure::Usage(message) | Failure::Policy(message) => {
+                f.write_str(message)
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ pub(crate) fn run(args: &GenerateArgs, json: bool) -> Result<(), Failure> {
     let sampling = sampling(args)?;
     let tokenizer = model_dir::tokenizer(&args.model)?;
     let prompt = prompt(args, &tokenizer, &args.model)?;
-    let model = model_dir::load(&args.model)?;
+    let model = model_dir::load(&args.model, &args.reading, args.adapter.as_deref())?;
 
     let mut stream = tokenizer.decode_stream(true);
     let mut text = String::new();

@@ -15,7 +15,7 @@ pub(crate) fn run(args: &LogitsArgs, json: bool) -> Result<(), Failure> {
     let file = TensorFile::read(&args.ids)?;
     let ids = file.ids("input_ids")?;
     let ids = ids.ok_or_else(|| file.failure("holds no input_ids, I32 or I64 [batch, tokens]"))?;
-    let model = model_dir::load(&args.model)?;
+    let model = model_dir::load(&args.model, &args.reading, args.adapter.as_deref())?;
     let (batch, tokens) = ids.dim();
     let vocab = model.config().vocab_size;
     let mut logits: Vec<f32> = Vec::with_capacity(batch * tokens * vocab);

@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod convert;
 mod demo;
+mod diff;
 mod eval;
 mod failure;
 mod generate;
@@ -16,6 +18,7 @@ mod model_dir;
 mod quantize;
 mod settings;
 mod solve_layer;
+mod summary;
 mod tensor_file;
 mod terminal;
 
@@ -51,5 +54,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Logits(args) => logits::run(&args, json),
         Command::SolveLayer(args) => solve_layer::run(&args, json),
         Command::Inspect(args) => inspect::run(&args, json),
+        Command::Convert(args) => convert::run(&args, json),
+        Command::Diff(args) => diff::run(&args, json),
     })
 }

@@ -4,19 +4,51 @@ use std::path::Path;
 
 use gptq_calib::Tokenizer;
 use gptq_kernels::CpuBackend;
-use gptq_models::{Architecture, Checkpoint, Model};
+use gptq_models::{Adapter, Architecture, Checkpoint, Model};
+use gptq_pack::ZeroPointFormat;
 
-use crate::failure::Failure;
+use crate::{
+    args::{FormatArg, ReadingArgs},
+    failure::Failure,
+};
 
 /// Context length nobody asked to exceed.
 const SEQLEN: usize = 2048;
 
-pub(crate) fn load(dir: &Path) -> Result<Model<CpuBackend>, Failure> {
-    Ok(Model::load(&Checkpoint::open(dir)?, CpuBackend::new())?)
+/// A folder, its zero points read as asked.
+pub(crate) fn open(dir: &Path, reading: &ReadingArgs) -> Result<Checkpoint, Failure> {
+    let convention = reading.zero_points.map(|format| match format {
+        FormatArg::Gptq => ZeroPointFormat::Gptq,
+        FormatArg::GptqV2 => ZeroPointFormat::GptqV2,
+    });
+    Ok(Checkpoint::open(dir)?.with_zero_points(convention))
+}
+
+/// A model, and an adapter on top of it if one is named.
+pub(crate) fn load(
+    dir: &Path,
+    reading: &ReadingArgs,
+    adapter: Option<&Path>,
+) -> Result<Model<CpuBackend>, Failure> {
+    // The small file first: what is wrong with it is known before a model is loaded.
+    let adapter = adapter.map(Adapter::open).transpose()?;
+    let model = Model::load(&open(dir, reading)?, CpuBackend::new())?;
+    Ok(match &adapter {
+        Some(adapter) => model.with_adapter(adapter)?,
+        None => model,
+    })
 }
 
 pub(crate) fn tokenizer(dir: &Path) -> Result<Tokenizer, Failure> {
     Ok(Tokenizer::from_file(&dir.join("tokenizer.json"))?)
+}
+
+/// `--max-shard-size` in bytes.
+pub(crate) fn shard_bytes(gigabytes: f64) -> Result<u64, Failure> {
+    if gigabytes > 0.0 && gigabytes.is_finite() {
+        return Ok((gigabytes * 1e9) as u64);
+    }
+    Err(Failure::usage("--max-shard-size must be above 0"))
 }
 
 /// Tokens per sequence: as asked, or 2048 within the model's context.

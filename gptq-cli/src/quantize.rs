@@ -3,15 +3,18 @@
 use std::path::Path;
 
 use gptq_calib::{CalibrationSet, ChatTemplate, SampleSpec};
+use gptq_core::FallbackStrategy;
 use gptq_kernels::CpuBackend;
-use gptq_models::{Checkpoint, Method, QuantizeOptions, Report, Staging, quantize};
-use gptq_pack::{DynamicRules, ZeroPointFormat};
-use serde_json::{Value, json};
+use gptq_models::{
+    Checkpoint, EoraOptions, FallbackPolicy, Method, QuantizeOptions, Staging, quantize,
+};
+use gptq_pack::{DynamicRules, Format};
+use serde_json::Value;
 
 use crate::{
-    args::{FormatArg, MethodArg, QuantizeArgs},
+    args::{FallbackArg, MethodArg, OutFormatArg, QuantizeArgs},
     failure::Failure,
-    model_dir, settings,
+    model_dir, settings, summary,
     terminal::{self, Meter},
 };
 
@@ -23,8 +26,14 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
              none, at a price in accuracy",
         ));
     }
+    if options.method == Method::Rtn && options.eora.is_some() {
+        return Err(Failure::usage(
+            "--eora-rank fits an adapter to inputs, and --method rtn sees none; use gptq",
+        ));
+    }
     // Before minutes go into tokenizing.
     Staging::check(&args.out)?;
+    args.eora_out.as_deref().map(Staging::check).transpose()?;
     let checkpoint = Checkpoint::open(&args.model)?;
     let samples = match options.method {
         Method::Rtn => Vec::new(),
@@ -40,36 +49,52 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
     let report = quantize(&checkpoint, &samples, &backend, &options, &args.out, &mut meter)?;
     meter.finish();
     if json {
-        terminal::json(&summary_json(&report, &args.out))?;
+        terminal::json(&summary::to_json(&report, &args.out))?;
     } else {
-        terminal::print(&summary(&report, &args.out));
+        terminal::print(&summary::to_text(&report, &args.out));
     }
-    Ok(())
+    summary::check_fallbacks(&report, args.max_fallback, &args.out)
 }
 
 fn options(args: &QuantizeArgs) -> Result<QuantizeOptions, Failure> {
     let config = settings::quant_config(&args.settings)?;
-    let zero_format = match args.format {
-        Some(FormatArg::Gptq) => ZeroPointFormat::Gptq,
-        Some(FormatArg::GptqV2) => ZeroPointFormat::GptqV2,
-        None if config.sym => ZeroPointFormat::Gptq,
+    let format = match args.format {
+        Some(OutFormatArg::Gptq) => Format::Gptq,
+        Some(OutFormatArg::GptqV2) => Format::GptqV2,
+        Some(OutFormatArg::Marlin) => Format::Marlin,
+        Some(OutFormatArg::Awq) => Format::Awq,
+        Some(OutFormatArg::CompressedTensors) => Format::CompressedTensors,
+        None if config.sym => Format::Gptq,
         // Readers of v1 disagree on zero points of 0, which asymmetric layers have.
-        None => ZeroPointFormat::GptqV2,
+        None => Format::GptqV2,
     };
-    if !(args.max_shard_size > 0.0 && args.max_shard_size.is_finite()) {
-        return Err(Failure::usage("--max-shard-size must be above 0"));
-    }
     Ok(QuantizeOptions {
         method: match args.method {
             MethodArg::Gptq => Method::Gptq,
             MethodArg::Rtn => Method::Rtn,
         },
         config,
-        zero_format,
+        format,
         dynamic: args.dynamic.as_deref().map(dynamic).transpose()?.unwrap_or_default(),
-        max_shard_bytes: (args.max_shard_size * 1e9) as u64,
+        max_shard_bytes: model_dir::shard_bytes(args.max_shard_size)?,
+        true_sequential: !args.no_true_sequential,
+        lm_head: args.lm_head,
+        fallback: fallback(args),
+        eora: args.eora_rank.map(|rank| EoraOptions { rank, out: args.eora_out.clone() }),
         ..QuantizeOptions::default()
     })
+}
+
+fn fallback(args: &QuantizeArgs) -> Option<FallbackPolicy> {
+    let strategy = match args.fallback {
+        FallbackArg::Rtn => FallbackStrategy::Rtn,
+        FallbackArg::Midpoint => FallbackStrategy::Midpoint,
+        FallbackArg::Mean => FallbackStrategy::Mean,
+        FallbackArg::Median => FallbackStrategy::Median,
+        FallbackArg::Stdclip => FallbackStrategy::StdClip,
+        FallbackArg::None => return None,
+    };
+    Some(FallbackPolicy { strategy, threshold: args.fallback_threshold })
 }
 
 /// Rules given as JSON, or as the name of a file that holds them.
@@ -103,50 +128,4 @@ fn calibration(args: &QuantizeArgs, checkpoint: &Checkpoint) -> Result<Calibrati
         p.n_samples, p.seq_len, p.covered_tokens, p.text_tokens
     ));
     Ok(set)
-}
-
-/// Losses summed over all layers.
-fn losses(report: &Report) -> Option<(f64, f64)> {
-    let loss = report.layers.iter().map(|l| l.loss).sum::<Option<f64>>()?;
-    let rtn = report.layers.iter().map(|l| l.rtn_loss).sum::<Option<f64>>()?;
-    Some((loss, rtn))
-}
-
-fn summary_json(report: &Report, out: &Path) -> Value {
-    let losses = losses(report);
-    json!({
-        "out": out.display().to_string(),
-        "report": out.join("gptq_report.json").display().to_string(),
-        "layers": report.layers.len(),
-        "coverage": report.coverage,
-        "loss": losses.map(|l| l.0),
-        "rtn_loss": losses.map(|l| l.1),
-        "source_bytes": report.source_bytes,
-        "output_bytes": report.output_bytes,
-        "notices": report.notices,
-        "seconds": report.seconds,
-    })
-}
-
-fn summary(report: &Report, out: &Path) -> String {
-    let c = report.coverage;
-    let mut text = format!(
-        "{}: {} layers quantized, {} of {} parameters ({} skipped by rule)\n",
-        out.display(),
-        report.layers.len(),
-        c.quantized,
-        c.expected,
-        c.skipped
-    );
-    if let Some((loss, rtn)) = losses(report) {
-        text += &format!("layer loss {loss:.4e}, {:.1}% of rounding's\n", 100.0 * loss / rtn);
-    }
-    text += &format!(
-        "{} -> {} in {:.1} s; details in {}\n",
-        terminal::bytes(report.source_bytes),
-        terminal::bytes(report.output_bytes),
-        report.seconds,
-        out.join("gptq_report.json").display()
-    );
-    text
 }

@@ -20,6 +20,11 @@ pub(crate) fn quant_config(args: &SettingsArgs) -> Result<QuantConfig, Failure> 
         let other = args.no_act_group_aware || args.desc_act || args.static_groups;
         !other && group_size != GroupSize::PerChannel
     };
+    if args.fresh_scales && group_size == GroupSize::PerChannel {
+        return Err(Failure::usage(
+            "--fresh-scales is about groups inside a row, but --group-size -1 is whole rows; drop one",
+        ));
+    }
     let config = QuantConfig {
         bits: Bits::try_from(args.bits).map_err(usage)?,
         group_size,
@@ -31,7 +36,16 @@ pub(crate) fn quant_config(args: &SettingsArgs) -> Result<QuantConfig, Failure> 
         },
         static_groups: args.static_groups,
         damping: Damping { percent: args.damp_percent, auto_increment: args.damp_auto_increment },
-        mse: args.mse.map(|norm| GridSearch { norm, ..GridSearch::default() }),
+        mse: args.mse.map(|norm| GridSearch {
+            norm,
+            grid: args.mse_grid,
+            maxshrink: args.mse_maxshrink,
+            both_zeros: !args.mse_one_zero,
+        }),
+        block_size: args.block_size,
+        fresh_scales: args.fresh_scales,
+        gptaq_alpha: args.gptaq.unwrap_or(0.0),
+        foem_beta: args.foem.unwrap_or(0.0),
         ..QuantConfig::default()
     };
     config.validate().map_err(usage)?;

@@ -20,7 +20,15 @@ pub(crate) fn run(args: &SolveLayerArgs, json: bool) -> Result<(), Failure> {
     let weight = file.floats("weight")?;
     let weight = weight.ok_or_else(|| file.failure("holds no weight [out, in]"))?;
     let backend = CpuBackend::new();
-    let hessian = hessian(&file, &backend).and_then(|h| h.map_err(|e| file.failure(e)))?;
+    let mut hessian = hessian(&file, &backend).and_then(|h| h.map_err(|e| file.failure(e)))?;
+    if config.gptaq_alpha != 0.0 {
+        let cross = file.floats("cross")?;
+        let cross =
+            cross.ok_or_else(|| file.failure("holds no cross [in, in], which --gptaq needs"))?;
+        // Given as the mean that the Hessian takes; kept, as everything there, as a sum.
+        let samples = hessian.count() as f32 / 2.0;
+        hessian = hessian.with_cross(cross * samples).map_err(|e| file.failure(e))?;
+    }
     let solved = solve(weight.view(), hessian, &config, &backend).map_err(|e| file.failure(e))?;
 
     let q = &solved.quantized;
@@ -47,6 +55,7 @@ pub(crate) fn run(args: &SolveLayerArgs, json: bool) -> Result<(), Failure> {
             "rtn_loss": solved.rtn_loss,
             "damp_percent": solved.damp.percent,
             "damp_attempts": solved.damp.attempts,
+            "damp_floor": solved.damp.floor,
             "dead_columns": solved.dead_columns,
         }))?;
     } else {

@@ -147,6 +147,12 @@ impl Progress for Meter {
     }
 
     fn layer(&mut self, report: &LayerReport) {
+        if let Some(fallback) = &report.fallback {
+            self.say(&format!(
+                "{:<44} {} bits  by {}: {}",
+                report.name, report.bits, fallback.strategy, fallback.reason
+            ));
+        }
         if let (Some(loss), Some(rtn)) = (report.loss, report.rtn_loss) {
             let raised = match report.damp_attempts {
                 Some(attempts) if attempts > 1 => {
@@ -154,6 +160,10 @@ impl Progress for Meter {
                     format!("  damp_percent raised to {percent:.3} after {attempts} attempts")
                 }
                 _ => String::new(),
+            };
+            let raised = match report.damp_floor {
+                Some(floor) if floor > 0 => raised + ", and the diagonal itself",
+                _ => raised,
             };
             self.say(&format!(
                 "{:<44} {} bits  loss {loss:.4e}  ({:.0}% of rounding){raised}",

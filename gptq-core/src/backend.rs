@@ -29,6 +29,32 @@ pub struct SolveJob<'a> {
     pub config: &'a QuantConfig,
 }
 
+/// What a stage's input sums up to: the results of [`Backend::accumulate_gram`] and
+/// [`Backend::accumulate_cross`].
+#[derive(Clone, Debug)]
+pub struct Moments<T> {
+    /// `Xᵀ X`, in × in; only the upper triangle is read.
+    pub gram: T,
+    /// `(Xn − X)ᵀ X`, in × in, for GPTAQ.
+    pub cross: Option<T>,
+    /// Rows of X.
+    pub tokens: u64,
+}
+
+impl Moments<Array2<f32>> {
+    /// The same, ready to be factored.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if a sum is not square, or the two are of different widths.
+    pub fn hessian(self) -> Result<Hessian, Error> {
+        let hessian = Hessian::from_sum(self.gram, self.tokens)?;
+        match self.cross {
+            Some(cross) => hessian.with_cross(cross),
+            None => Ok(hessian),
+        }
+    }
+}
+
 /// A place to compute. Tensors are row-major f32 matrices: a token per row, a channel per column.
 ///
 /// Implementations differ in speed, never in meaning: [`crate::Reference`] is the definition each
@@ -108,17 +134,27 @@ pub trait Backend: Send + Sync {
     /// `h += xᵀ · x`; only the upper triangle is defined afterwards. x is tokens × in.
     fn accumulate_gram(&self, h: &mut Self::Tensor, x: &Self::Tensor) -> Result<(), Error>;
 
-    /// Quantizes the linears of one stage. `gram` is the sum that [`Backend::accumulate_gram`]
-    /// built over `tokens` rows. Results come in the order of the jobs.
+    /// `d += (native − x)ᵀ · x`, all of it: how inputs differ from those of the unquantized model
+    /// (`native`), against the inputs themselves. Both are tokens × in.
+    fn accumulate_cross(
+        &self,
+        d: &mut Self::Tensor,
+        native: &Self::Tensor,
+        x: &Self::Tensor,
+    ) -> Result<(), Error>;
+
+    /// Quantizes the linears of one stage. Results come in the order of the jobs.
     ///
     /// # Errors
     /// As [`Hessian::finish`] and [`crate::quantize`].
     fn solve(
         &self,
-        gram: Self::Tensor,
-        tokens: u64,
+        moments: Moments<Self::Tensor>,
         jobs: &[SolveJob<'_>],
     ) -> Result<Vec<Solved>, Error> {
-        solve_stage(Hessian::from_sum(self.download(&gram)?, tokens)?, jobs, &Portable)
+        let Moments { gram, cross, tokens } = moments;
+        let gram = self.download(&gram)?;
+        let cross = cross.map(|cross| self.download(&cross)).transpose()?;
+        solve_stage(Moments { gram, cross, tokens }.hessian()?, jobs, &Portable)
     }
 }

@@ -126,11 +126,14 @@ pub struct GridSearch {
     pub grid: u32,
     /// Largest shrinkage tried, as a share of the range.
     pub maxshrink: f32,
+    /// Try both zero points around the exact one at 2 bits, asymmetric, as GPTQModel does since
+    /// 7.3.4; the paper's code tries the nearer one alone.
+    pub both_zeros: bool,
 }
 
 impl Default for GridSearch {
     fn default() -> Self {
-        Self { norm: 2.4, grid: 100, maxshrink: 0.8 }
+        Self { norm: 2.4, grid: 100, maxshrink: 0.8, both_zeros: true }
     }
 }
 
@@ -162,6 +165,17 @@ pub struct QuantConfig {
     pub block_size: NonZeroUsize,
     /// Precision of the scales the codes are made for.
     pub scale_dtype: ScaleDtype,
+    /// GPTAQ (Li et al. 2025): how much of the error that earlier layers left in the inputs the
+    /// weights make up for. 0 is GPTQ, the paper's code takes 0.25; needs
+    /// [`crate::Hessian::add_batch_with_native`].
+    pub gptaq_alpha: f32,
+    /// FOEM: the share by which each column is drawn back to its original weights before it is
+    /// rounded. 0 is GPTQ, the paper's code takes 0.2; in [0, 1).
+    pub foem_beta: f32,
+    /// Choose a group's grid from its weights as they stand when its first column is reached. The
+    /// reference takes them as of the last multiple of `block_size`: without the errors of earlier
+    /// columns in the same block.
+    pub fresh_scales: bool,
     /// Smallest zero point of an asymmetric grid. Files of the `gptq` (v1) format store `zero - 1`
     /// and readers disagree on what a stored `-1` means, so a layer bound for v1 asks for 1 here.
     pub min_zero: u8,
@@ -180,6 +194,9 @@ impl Default for QuantConfig {
             mse: None,
             block_size: const { NonZeroUsize::new(128).unwrap() },
             scale_dtype: ScaleDtype::F32,
+            gptaq_alpha: 0.0,
+            foem_beta: 0.0,
+            fresh_scales: false,
             min_zero: 0,
         }
     }
@@ -212,6 +229,12 @@ impl QuantConfig {
             && !(search.norm > 0.0 && search.grid > 0 && (0.0..1.0).contains(&search.maxshrink))
         {
             return rule("mse needs a norm above 0, a grid above 0 and maxshrink in [0, 1)");
+        }
+        if !(self.gptaq_alpha.is_finite() && self.gptaq_alpha >= 0.0) {
+            return rule("gptaq_alpha must be 0 (off) or a finite number above; 0.25 is usual");
+        }
+        if !(0.0..1.0).contains(&self.foem_beta) {
+            return rule("foem_beta must be in [0, 1): 0 is off, 0.2 is usual");
         }
         self.damping.validate()
     }

@@ -57,16 +57,16 @@ pub enum Error {
         /// The value found where a positive one is needed.
         pivot: f32,
     },
-    /// No damping below 1 made the Hessian positive definite.
+    /// No damping below 1 made the Hessian positive definite, not even on a raised diagonal.
     #[error(
-        "hessian not positive definite at column {column} after {attempts} attempts (last \
-         damp_percent {last_percent:.4}); use more or more varied calibration text, or a larger \
-         damp_percent"
+        "hessian not positive definite at column {column} after {attempts} attempts (the last \
+         with damp_percent {last_percent:.4} on a diagonal raised by a tenth of its largest \
+         entry); use more or more varied calibration text, or skip this layer"
     )]
     NotPositiveDefinite {
         /// Column of the last failure, in processing order.
         column: usize,
-        /// How many dampings were tried.
+        /// How many dampings there are to try.
         attempts: u32,
         /// The last of them.
         last_percent: f64,

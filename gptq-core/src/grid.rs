@@ -4,9 +4,9 @@
 //! division is a true f32 division: multiplying by a reciprocal would move ties.
 
 use half::f16;
-use ndarray::Array2;
+use ndarray::ArrayView2;
 
-use crate::{GridSearch, QuantConfig, ScaleDtype};
+use crate::{QuantConfig, ScaleDtype, grid_search::shrink_search};
 
 /// The quantization levels of one row in one group.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,13 +23,21 @@ impl Grid {
     /// The code nearest to `x`, an integer in `0..=maxq`.
     #[inline(always)]
     pub fn encode(self, x: f32) -> f32 {
-        ((x / self.scale).round_ties_even() + self.zero).clamp(0.0, self.maxq)
+        // Whatever is beyond 1024 steps is beyond the last code.
+        let steps = round_small((x / self.scale).clamp(-1024.0, 1024.0));
+        (steps + self.zero).clamp(0.0, self.maxq)
     }
 
     /// The value a code stands for.
     #[inline(always)]
     pub fn decode(self, code: f32) -> f32 {
         self.scale * (code - self.zero)
+    }
+
+    /// The level nearest to `x`.
+    #[inline(always)]
+    pub fn round(self, x: f32) -> f32 {
+        self.decode(self.encode(x))
     }
 
     /// The grid of a row, as the reference's `find_params` chooses it.
@@ -50,11 +58,21 @@ impl Grid {
     }
 }
 
-/// The interval a grid covers.
+/// 1.5 · 2²³: around it, floats are a unit apart.
+pub(crate) const UNIT_STEPS: f32 = 12_582_912.0;
+
+/// Rounds half to even for |x| < 2²². Unlike `round_ties_even` it needs no instruction that some
+/// CPUs lack, so loops of it become vector instructions.
+#[inline(always)]
+fn round_small(x: f32) -> f32 {
+    (x + UNIT_STEPS) - UNIT_STEPS
+}
+
+/// The interval a grid covers; 0 is inside.
 #[derive(Clone, Copy)]
-struct Range {
-    min: f32,
-    max: f32,
+pub(crate) struct Range {
+    pub(crate) min: f32,
+    pub(crate) max: f32,
 }
 
 impl Range {
@@ -72,11 +90,11 @@ impl Range {
         range
     }
 
-    fn shrink(self, share: f32) -> Self {
+    pub(crate) fn shrink(self, share: f32) -> Self {
         Range { min: share * self.min, max: share * self.max }
     }
 
-    fn grid(self, config: &QuantConfig) -> Grid {
+    pub(crate) fn grid(self, config: &QuantConfig) -> Grid {
         let maxq = f32::from(config.bits.maxq());
         let scale = round_scale((self.max - self.min) / maxq, config.scale_dtype);
         if config.sym {
@@ -91,6 +109,16 @@ impl Range {
         }
         Grid { scale, zero: zero + 0.0, maxq }
     }
+
+    /// The same with the zero point on the other side of `-min / scale`, where that is allowed:
+    /// with few levels, either may serve a row better.
+    pub(crate) fn other_grid(self, config: &QuantConfig) -> Grid {
+        let grid = self.grid(config);
+        let exact = -self.min / grid.scale;
+        let zero = if exact < grid.zero { exact.floor() } else { exact.ceil() };
+        let least = f32::from(config.min_zero);
+        Grid { zero: zero.clamp(least, grid.maxq), ..grid }
+    }
 }
 
 fn round_scale(scale: f32, dtype: ScaleDtype) -> f32 {
@@ -101,12 +129,12 @@ fn round_scale(scale: f32, dtype: ScaleDtype) -> f32 {
     }
 }
 
-/// Grids of one group for every row of a tile (in × rows): `positions` are the group's columns.
-pub(crate) fn fit(tile: &Array2<f32>, positions: &[usize], config: &QuantConfig) -> Vec<Grid> {
-    let mut min = vec![0f32; tile.ncols()];
-    let mut max = vec![0f32; tile.ncols()];
-    for &p in positions {
-        for ((lo, hi), &x) in min.iter_mut().zip(&mut max).zip(tile.row(p)) {
+/// Grids of one group for every row of a layer; `members` are the group's columns × rows.
+pub(crate) fn fit(members: ArrayView2<'_, f32>, config: &QuantConfig) -> Vec<Grid> {
+    let mut min = vec![0f32; members.ncols()];
+    let mut max = vec![0f32; members.ncols()];
+    for column in members.rows() {
+        for ((lo, hi), &x) in min.iter_mut().zip(&mut max).zip(column) {
             *lo = lo.min(x);
             *hi = hi.max(x);
         }
@@ -116,39 +144,7 @@ pub(crate) fn fit(tile: &Array2<f32>, positions: &[usize], config: &QuantConfig)
         None => ranges.map(|range| range.grid(config)).collect(),
         Some(search) => {
             let ranges: Vec<Range> = ranges.collect();
-            shrink_search(tile, positions, &ranges, config, search)
+            shrink_search(members, &ranges, config, search)
         }
     }
-}
-
-/// The field's `mse`: of the ranges shrunk step by step, the one with the smallest
-/// `Σ |q(x) − x|^norm`; the first wins ties.
-fn shrink_search(
-    tile: &Array2<f32>,
-    positions: &[usize],
-    ranges: &[Range],
-    config: &QuantConfig,
-    search: GridSearch,
-) -> Vec<Grid> {
-    let rows = tile.ncols();
-    let mut best: Vec<Grid> = ranges.iter().map(|r| r.grid(config)).collect();
-    let mut least = vec![f32::INFINITY; rows];
-    for step in 0..(search.maxshrink * search.grid as f32) as u32 {
-        // In f64, as the reference's Python computes it.
-        let share = (1.0 - f64::from(step) / f64::from(search.grid)) as f32;
-        let grids: Vec<Grid> = ranges.iter().map(|r| r.shrink(share).grid(config)).collect();
-        let mut errors = vec![0f32; rows];
-        for &p in positions {
-            for ((error, grid), &x) in errors.iter_mut().zip(&grids).zip(tile.row(p)) {
-                *error += (grid.decode(grid.encode(x)) - x).abs().powf(search.norm);
-            }
-        }
-        for (((least, best), error), grid) in least.iter_mut().zip(&mut best).zip(errors).zip(grids)
-        {
-            if error < *least {
-                (*least, *best) = (error, grid);
-            }
-        }
-    }
-    best
 }

@@ -1,8 +1,8 @@
 //! Which grid a column is rounded to.
 
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 
-use crate::{Grid, GroupSize, QuantConfig, grid};
+use crate::{Grid, GroupSize, QuantConfig, grid, sweep::Open};
 
 /// The grids of one tile: chosen when a group is entered, or fixed before the loop.
 pub(crate) struct Grids<'a> {
@@ -15,9 +15,8 @@ pub(crate) struct Grids<'a> {
 impl<'a> Grids<'a> {
     /// Whole rows are fitted here, before dead columns are zeroed, as in the reference.
     pub(crate) fn prepare(tile: &Array2<f32>, groups: &'a [u32], config: &'a QuantConfig) -> Self {
-        let all: Vec<usize> = (0..groups.len()).collect();
         let fixed = match config.group_size {
-            GroupSize::PerChannel => vec![grid::fit(tile, &all, config)],
+            GroupSize::PerChannel => vec![grid::fit(tile.view(), config)],
             GroupSize::Columns(_) => Vec::new(),
         };
         Self { config, groups, fixed, current: (u32::MAX, Vec::new()) }
@@ -29,21 +28,28 @@ impl<'a> Grids<'a> {
             return;
         }
         let count = self.groups.iter().max().map_or(0, |&last| last + 1);
-        let members =
-            |g| -> Vec<usize> { (0..self.groups.len()).filter(|&p| self.groups[p] == g).collect() };
-        self.fixed = (0..count).map(|g| grid::fit(tile, &members(g), self.config)).collect();
+        let fit = |g| {
+            let members: Vec<usize> =
+                (0..self.groups.len()).filter(|&p| self.groups[p] == g).collect();
+            grid::fit(tile.select(Axis(0), &members).view(), self.config)
+        };
+        self.fixed = (0..count).map(fit).collect();
     }
 
-    /// The grids of position `c`, given the weights as of the last block boundary.
-    pub(crate) fn at(&mut self, c: usize, tile: &Array2<f32>) -> &[Grid] {
-        let group = self.groups[c];
+    /// The grids of the column that the loop has reached.
+    pub(crate) fn at(&mut self, open: &Open<'_, '_>) -> &[Grid] {
+        let group = self.groups[open.column];
         if !self.fixed.is_empty() {
             return &self.fixed[group as usize];
         }
         if self.current.0 != group {
-            let members: Vec<usize> =
-                (c..self.groups.len()).take_while(|&p| self.groups[p] == group).collect();
-            self.current = (group, grid::fit(tile, &members, self.config));
+            let size = self.groups[open.column..].iter().take_while(|&&g| g == group).count();
+            let grids = if self.config.fresh_scales {
+                grid::fit(open.fresh(size).view(), self.config)
+            } else {
+                grid::fit(open.stale(size), self.config)
+            };
+            self.current = (group, grids);
         }
         &self.current.1
     }

@@ -1,8 +1,8 @@
 //! `H = 2/n · Xᵀ X`: what a layer's inputs say about how much each weight matters.
 
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView2, linalg::general_mat_mul};
 
-use crate::{ActOrder, DampOutcome, Error, GroupSize, Linalg, QuantConfig, check_finite, order};
+use crate::Error;
 
 /// The running sum `Xᵀ X` of one layer's inputs.
 ///
@@ -20,14 +20,16 @@ use crate::{ActOrder, DampOutcome, Error, GroupSize, Linalg, QuantConfig, check_
 /// ```
 #[derive(Clone, Debug)]
 pub struct Hessian {
-    sum: Array2<f32>,
-    count: u64,
+    pub(crate) sum: Array2<f32>,
+    /// `(Xn − X)ᵀ X` over the same samples; those seen without native inputs add nothing.
+    pub(crate) cross: Option<Array2<f32>>,
+    pub(crate) count: u64,
 }
 
 impl Hessian {
     /// No input seen yet.
     pub fn new(in_features: usize) -> Self {
-        Self { sum: Array2::zeros((in_features, in_features)), count: 0 }
+        Self { sum: Array2::zeros((in_features, in_features)), cross: None, count: 0 }
     }
 
     /// From a sum `Xᵀ X` over `count` samples, computed elsewhere. Only the upper triangle is read.
@@ -35,15 +37,19 @@ impl Hessian {
     /// # Errors
     /// [`Error::Shape`] if it is not square.
     pub fn from_sum(sum: Array2<f32>, count: u64) -> Result<Self, Error> {
-        let n = sum.ncols();
-        if sum.nrows() != n {
-            return Err(Error::Shape {
-                what: "hessian",
-                found: [sum.nrows(), n],
-                expected: [n, n],
-            });
-        }
-        Ok(Self { sum, count })
+        check_square("hessian", &sum, sum.ncols())?;
+        Ok(Self { sum, cross: None, count })
+    }
+
+    /// Adds the sum `(Xn − X)ᵀ X` over the same samples, which GPTAQ needs: rows are what the
+    /// inputs of the unquantized model (`Xn`) have more, columns are the inputs X themselves.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it belongs to a layer of another width.
+    pub fn with_cross(mut self, cross: Array2<f32>) -> Result<Self, Error> {
+        check_square("cross moment", &cross, self.in_features())?;
+        self.cross = Some(cross);
+        Ok(self)
     }
 
     /// From H itself, already normalised.
@@ -73,15 +79,29 @@ impl Hessian {
     ///
     /// Costs `tokens · in_features²` multiply-adds; nothing is allocated.
     pub fn add_batch(&mut self, x: ArrayView2<'_, f32>, samples: u64) -> Result<(), Error> {
-        if x.ncols() != self.in_features() {
-            return Err(Error::Shape {
-                what: "layer input",
-                found: [x.nrows(), x.ncols()],
-                expected: [x.nrows(), self.in_features()],
-            });
-        }
-        ndarray::linalg::general_mat_mul(1.0, &x.t(), &x, 1.0, &mut self.sum);
+        check_dim("layer input", x, [x.nrows(), self.in_features()])?;
+        general_mat_mul(1.0, &x.t(), &x, 1.0, &mut self.sum);
         self.count += samples;
+        Ok(())
+    }
+
+    /// As [`Hessian::add_batch`], and remembers how `x` differs from `native`, what the layer would
+    /// read at the same tokens had nothing before it been quantized. GPTAQ makes up for that too.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the two do not agree with each other or with the layer.
+    ///
+    /// Costs twice as much as [`Hessian::add_batch`], and one copy of `x`.
+    pub fn add_batch_with_native(
+        &mut self,
+        x: ArrayView2<'_, f32>,
+        native: ArrayView2<'_, f32>,
+        samples: u64,
+    ) -> Result<(), Error> {
+        check_dim("native layer input", native, [x.nrows(), x.ncols()])?;
+        self.add_batch(x, samples)?;
+        let cross = self.cross.get_or_insert_with(|| Array2::zeros(self.sum.dim()));
+        general_mat_mul(1.0, &(&native - &x).t(), &x, 1.0, cross);
         Ok(())
     }
 
@@ -90,145 +110,46 @@ impl Hessian {
     /// # Errors
     /// [`Error::Shape`] if it belongs to a layer of another width.
     pub fn merge(&mut self, other: &Hessian) -> Result<(), Error> {
-        let (n, m) = (self.in_features(), other.in_features());
-        if n != m {
-            return Err(Error::Shape { what: "hessian", found: [m, m], expected: [n, n] });
-        }
+        check_square("hessian", &other.sum, self.in_features())?;
         self.sum += &other.sum;
+        if let Some(other) = &other.cross {
+            *self.cross.get_or_insert_with(|| Array2::zeros(other.dim())) += other;
+        }
         self.count += other.count;
         Ok(())
     }
 
     /// `2/n · Xᵀ X`, in × in.
     pub fn matrix(&self) -> Array2<f32> {
-        let factor = 2.0 / self.count.max(1) as f32;
-        let mut h = self.sum.clone();
-        h.mapv_inplace(|v| v * factor);
-        copy_upper_to_lower(&mut h);
-        h
+        symmetric(self.sum.clone(), 2.0 / self.count.max(1) as f32)
     }
 
-    /// Orders, damps and factors. The Hessian is consumed: what the solver reads is the factor.
-    ///
-    /// In the reference's order: dead columns (never-active inputs, zero diagonal) get a one, then
-    /// the columns are permuted as `config.act_order` says, then damping is added and raised until
-    /// Cholesky succeeds.
-    ///
-    /// # Errors
-    /// [`Error::NoInput`], [`Error::NotFinite`], [`Error::Config`], or
-    /// [`Error::NotPositiveDefinite`] when no damping below 1 is enough.
-    ///
-    /// Costs 2/3 n³ flops per damping tried and one copy of H.
-    pub fn finish(self, config: &QuantConfig, linalg: &dyn Linalg) -> Result<InverseFactor, Error> {
-        config.validate()?;
-        if self.count == 0 {
-            return Err(Error::NoInput);
-        }
-        let factor = 2.0 / self.count as f32;
-        let mut h = self.sum;
-        h.mapv_inplace(|v| v * factor);
-        copy_upper_to_lower(&mut h);
-        check_finite("hessian", h.view())?;
-
-        let dead: Vec<bool> = h.diag().iter().map(|&d| d == 0.0).collect();
-        for (c, _) in dead.iter().enumerate().filter(|(_, dead)| **dead) {
-            h[(c, c)] = 1.0;
-        }
-        let perm = order::permutation(h.diag(), config.act_order, config.group_size);
-        if config.act_order != ActOrder::Natural {
-            h = h.select(Axis(0), &perm).select(Axis(1), &perm);
-        }
-        let (u, damp) = damp_and_factor(h, config, linalg)?;
-        let (act_order, group_size) = (config.act_order, config.group_size);
-        Ok(InverseFactor { u, perm, dead, damp, act_order, group_size })
+    /// `2/n · (Xn − X)ᵀ X`, in × in, if native inputs were seen.
+    pub fn cross(&self) -> Option<Array2<f32>> {
+        self.cross.as_ref().map(|cross| cross * (2.0 / self.count.max(1) as f32))
     }
 }
 
-fn copy_upper_to_lower(h: &mut Array2<f32>) {
-    for i in 0..h.nrows() {
-        for j in 0..i {
-            h[(i, j)] = h[(j, i)];
+/// The whole of a scaled matrix whose upper triangle is known.
+pub(crate) fn symmetric(mut upper: Array2<f32>, factor: f32) -> Array2<f32> {
+    for i in 0..upper.nrows() {
+        for j in i..upper.ncols() {
+            let value = factor * upper[(i, j)];
+            (upper[(i, j)], upper[(j, i)]) = (value, value);
         }
     }
+    upper
 }
 
-fn damp_and_factor(
-    h: Array2<f32>,
-    config: &QuantConfig,
-    linalg: &dyn Linalg,
-) -> Result<(Array2<f32>, DampOutcome), Error> {
-    let mean = h.diag().iter().map(|&d| f64::from(d)).sum::<f64>() / h.nrows().max(1) as f64;
-    let mut last = (0, 0, 0.0);
-    for (attempt, percent) in config.damping.attempts().enumerate() {
-        let mut u = h.clone();
-        u.diag_mut().mapv_inplace(|d| d + (percent * mean) as f32);
-        match linalg.inverse_factor(&mut u) {
-            Ok(()) => {
-                return Ok((u, DampOutcome { percent, attempts: attempt as u32 + 1 }));
-            }
-            Err(Error::NonPositivePivot { column, .. }) => {
-                last = (column, attempt as u32 + 1, percent);
-            }
-            Err(other) => return Err(other),
-        }
-    }
-    let (column, attempts, last_percent) = last;
-    Err(Error::NotPositiveDefinite { column, attempts, last_percent })
+fn check_square(what: &'static str, a: &Array2<f32>, n: usize) -> Result<(), Error> {
+    check_dim(what, a.view(), [n, n])
 }
 
-/// The upper factor U of the damped, ordered H: `H⁻¹ = Uᵀ U`. One factor serves every linear that
-/// reads the same input.
-#[derive(Clone, Debug)]
-pub struct InverseFactor {
-    /// in × in, upper triangular, in processing order.
-    pub(crate) u: Array2<f32>,
-    /// Processing position → original column.
-    pub(crate) perm: Vec<usize>,
-    /// By original column: inputs that were zero on every token.
-    pub(crate) dead: Vec<bool>,
-    damp: DampOutcome,
-    act_order: ActOrder,
-    group_size: GroupSize,
-}
-
-impl InverseFactor {
-    /// Width of the layer.
-    pub fn in_features(&self) -> usize {
-        self.perm.len()
-    }
-
-    /// The damping that made the Hessian positive definite.
-    pub fn damp(&self) -> DampOutcome {
-        self.damp
-    }
-
-    /// Processing position → original column.
-    pub fn perm(&self) -> &[usize] {
-        &self.perm
-    }
-
-    /// U itself, in × in, rows and columns in processing order.
-    pub fn upper(&self) -> ArrayView2<'_, f32> {
-        self.u.view()
-    }
-
-    /// How many inputs were zero on every token; their weights become zero.
-    pub fn dead_columns(&self) -> usize {
-        self.dead.iter().filter(|&&dead| dead).count()
-    }
-
-    /// A factor is ordered for one setting; codes made with another would be silently worse.
-    pub(crate) fn check(&self, config: &QuantConfig) -> Result<(), Error> {
-        let same_groups =
-            config.act_order != ActOrder::GroupAware || config.group_size == self.group_size;
-        if config.act_order == self.act_order && same_groups {
-            return Ok(());
-        }
-        Err(Error::Config {
-            message: format!(
-                "the factor was ordered for {:?} with {:?}, the layer asks for {:?} with {:?}",
-                self.act_order, self.group_size, config.act_order, config.group_size
-            ),
-        })
-    }
+fn check_dim(
+    what: &'static str,
+    a: ArrayView2<'_, f32>,
+    expected: [usize; 2],
+) -> Result<(), Error> {
+    let found = [a.nrows(), a.ncols()];
+    if found == expected { Ok(()) } else { Err(Error::Shape { what, found, expected }) }
 }

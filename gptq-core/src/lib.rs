@@ -6,6 +6,7 @@
 //! | `X`    | tokens × in     | activations entering the layer                   |
 //! | `H`    | in × in         | `2/n · Xᵀ X`, see [`Hessian`]                    |
 //! | `U`    | in × in, upper  | `H⁻¹ = Uᵀ U`, see [`InverseFactor`]              |
+//! | `D`    | in × in         | `2/n · (Xn − X)ᵀ X` for GPTAQ, Xn without error  |
 //! | `Q`    | out × in        | integer codes and grids, see [`QuantizedMatrix`] |
 //!
 //! GPTQ looks for the `Q` on a grid that changes the layer's outputs least,
@@ -41,28 +42,41 @@ mod backend;
 mod cholesky;
 mod config;
 mod damping;
+mod eora;
 mod error;
+mod factor;
+mod fallback;
+mod gptaq;
 mod grid;
+mod grid_search;
 mod groups;
 mod hessian;
 mod linalg;
+mod obq;
+mod obs;
 mod order;
 mod quantized;
 mod reference;
 mod rtn;
 mod solve;
+mod sweep;
 mod tile;
 mod update;
 
-pub use backend::{AttentionShape, Backend, SolveJob};
+pub use backend::{AttentionShape, Backend, Moments, SolveJob};
 #[cfg(feature = "lapack")]
 pub use cholesky::Lapack;
 pub use config::{ActOrder, Bits, GridSearch, GroupSize, QuantConfig, ScaleDtype};
 pub use damping::{DampOutcome, Damping};
+pub use eora::{LowRank, eora};
 pub use error::Error;
+pub use factor::InverseFactor;
+pub use fallback::{FallbackStrategy, quantize_unseen};
 pub use grid::Grid;
-pub use hessian::{Hessian, InverseFactor};
+pub use hessian::Hessian;
 pub use linalg::{Linalg, Portable};
+pub use obq::{Order, obq};
+pub use obs::obs_prune;
 pub use quantized::QuantizedMatrix;
 pub use reference::Reference;
 pub use rtn::round_to_nearest;

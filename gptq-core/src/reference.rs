@@ -130,4 +130,14 @@ impl Backend for Reference {
         *h += &x.t().dot(x);
         Ok(())
     }
+
+    fn accumulate_cross(
+        &self,
+        d: &mut Array2<f32>,
+        native: &Array2<f32>,
+        x: &Array2<f32>,
+    ) -> Result<(), Error> {
+        *d += &(native - x).t().dot(x);
+        Ok(())
+    }
 }

@@ -3,8 +3,8 @@
 use ndarray::ArrayView2;
 
 use crate::{
-    ActOrder, DampOutcome, Error, Hessian, InverseFactor, Linalg, QuantConfig, QuantizedMatrix,
-    SolveJob, layer_loss, quantize, round_to_nearest,
+    DampOutcome, Error, Hessian, InverseFactor, Linalg, QuantConfig, QuantizedMatrix, SolveJob,
+    layer_loss, quantize, round_to_nearest,
 };
 
 /// A quantized layer and the figures a report needs.
@@ -68,8 +68,8 @@ pub fn solve(
     solve_with(w, &hessian.finish(config, linalg)?, config, linalg)
 }
 
-/// Quantizes linears that read the same input. Those that agree on order and damping share one
-/// factor, which for an ordinary run is all of them.
+/// Quantizes linears that read the same input. Those that agree on order, damping and alpha share
+/// one factor, which for an ordinary run is all of them.
 ///
 /// # Errors
 /// As [`solve`], at the first job that fails.
@@ -78,24 +78,18 @@ pub fn solve_stage(
     jobs: &[SolveJob<'_>],
     linalg: &dyn Linalg,
 ) -> Result<Vec<Solved>, Error> {
-    let mut factors: Vec<(&QuantConfig, InverseFactor)> = Vec::new();
+    let mut factors: Vec<InverseFactor> = Vec::new();
     let mut results = Vec::with_capacity(jobs.len());
     for job in jobs {
-        let shared = factors.iter().position(|(made_for, _)| same_factor(made_for, job.config));
-        let index = match shared {
+        let made = factors.iter().position(|factor| factor.serves(job.config));
+        let index = match made {
             Some(index) => index,
             None => {
-                factors.push((job.config, hessian.clone().finish(job.config, linalg)?));
+                factors.push(hessian.clone().finish(job.config, linalg)?);
                 factors.len() - 1
             }
         };
-        results.push(solve_with(job.weight, &factors[index].1, job.config, linalg)?);
+        results.push(solve_with(job.weight, &factors[index], job.config, linalg)?);
     }
     Ok(results)
-}
-
-fn same_factor(a: &QuantConfig, b: &QuantConfig) -> bool {
-    a.damping == b.damping
-        && a.act_order == b.act_order
-        && (a.act_order != ActOrder::GroupAware || a.group_size == b.group_size)
 }

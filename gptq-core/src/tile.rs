@@ -31,6 +31,11 @@ pub(crate) fn cut<'a>(
 }
 
 /// Rows of `w` as columns, so that a column of weights is contiguous: in × rows.
+pub(crate) fn columns(w: ArrayView2<'_, f32>) -> Array2<f32> {
+    w.t().as_standard_layout().into_owned()
+}
+
+/// The same, in processing order.
 pub(crate) fn processing_order(w: ArrayView2<'_, f32>, factor: &InverseFactor) -> Array2<f32> {
     Array2::from_shape_fn((w.ncols(), w.nrows()), |(p, r)| w[(r, factor.perm[p])])
 }

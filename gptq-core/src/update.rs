@@ -1,29 +1,21 @@
-//! The heart: columns are rounded one by one, and the error of each is spread over those still
-//! open (Frantar et al. 2022, algorithm 1).
-//!
-//! For column c with pivot `d = U[c, c]`, current weights w and rounded weights q,
-//!
-//! ```text
-//! e = (w − q) / d          W[:, k] −= e · U[c, k]   for k > c
-//! ```
-//!
-//! and `½ Σ e²` is exactly the layer's loss `½ tr((W − Q) H (W − Q)ᵀ)` for the damped H, whatever
-//! the rule that chose q. So one loop both quantizes ([`quantize`]) and measures ([`layer_loss`]).
+//! A layer and its factor, tile by tile through the column loop: to quantize, and to measure.
 
-use ndarray::{Array2, ArrayView2, Axis, s};
+use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 
 use crate::{
     Error, InverseFactor, Linalg, QuantConfig, QuantizedMatrix, check_finite,
     groups::Grids,
     order,
+    sweep::{Feedback, sweep},
     tile::{self, kill_dead_columns, processing_order},
 };
 
 /// Columns per lazy update where codes are given: any number measures the same loss.
 const MEASURE_BLOCK: usize = 64;
 
-/// Quantizes `w` (out × in) column by column, and returns its loss: `½ Σ e²` over the layer.
+/// Quantizes `w` (out × in) column by column, and returns `½ Σ ((w − q) / d)²` over the layer: its
+/// loss as [`layer_loss`] measures it, unless GPTAQ or FOEM moved the weights it aimed at.
 ///
 /// # Errors
 /// [`Error::Shape`] if the factor belongs to another width, [`Error::Config`] if it was ordered for
@@ -60,10 +52,14 @@ pub fn quantize(
             let mut grids = Grids::prepare(&tile, &groups, config);
             kill_dead_columns(&mut tile, factor);
             grids.fix_static(&tile);
-            sweep(&mut tile, factor.u.view(), config.block_size.get(), linalg, |c, open, w, q| {
-                let grids = grids.at(c, open);
+            let feedback =
+                Feedback { u: factor.u.view(), p: factor.shift(), beta: config.foem_beta, linalg };
+            sweep(&mut tile, &feedback, config.block_size.get(), |open, q| {
+                let (c, grids) = (open.column, grids.at(open));
                 let column = factor.perm[c];
-                for (row, (grid, (w, q))) in grids.iter().zip(w.iter().zip(q)).enumerate() {
+                for (row, (grid, (w, q))) in
+                    grids.iter().zip(open.weights().iter().zip(q)).enumerate()
+                {
                     let code = grid.encode(*w);
                     out.codes[(row, column)] = code as u8;
                     out.scales[(row, groups[c] as usize)] = grid.scale;
@@ -77,7 +73,8 @@ pub fn quantize(
     Ok((result, losses.iter().sum()))
 }
 
-/// The loss of any approximation `q` (out × in) of `w`, in the measure of [`quantize`].
+/// The loss of any approximation `q` (out × in) of `w`: `½ tr((W − Q) H (W − Q)ᵀ)` for the damped
+/// H of the factor.
 ///
 /// # Errors
 /// As [`quantize`].
@@ -101,56 +98,13 @@ pub fn layer_loss(
             let mut given = processing_order(q.slice(s![rows, ..]), factor);
             // What meets an input that never fires costs nothing.
             kill_dead_columns(&mut given, factor);
-            sweep(&mut tile, factor.u.view(), MEASURE_BLOCK, linalg, |c, _, _, q| {
-                q.copy_from_slice(given.row(c).as_slice().expect("rows of a fresh array"));
+            let feedback = Feedback { u: factor.u.view(), p: None, beta: 0.0, linalg };
+            sweep(&mut tile, &feedback, MEASURE_BLOCK, |open, q| {
+                q.copy_from_slice(given.row(open.column).as_slice().expect("a fresh array"));
             })
         })
         .collect();
     Ok(losses.iter().sum())
-}
-
-/// Runs the column loop over one tile (in × rows, processing order). `choose(c, tile, w, q)` reads
-/// the current column `w` and writes its rounded values `q`; `tile` is the weights as of the last
-/// block boundary. Returns `½ Σ e²`.
-fn sweep(
-    tile: &mut Array2<f32>,
-    u: ArrayView2<'_, f32>,
-    block_size: usize,
-    linalg: &dyn Linalg,
-    mut choose: impl FnMut(usize, &Array2<f32>, &[f32], &mut [f32]),
-) -> f64 {
-    let (n, rows) = tile.dim();
-    let mut loss = 0.0;
-    let mut q = vec![0f32; rows];
-    for start in (0..n).step_by(block_size) {
-        let end = (start + block_size).min(n);
-        // A working copy: the tile itself stays as of the block boundary, because the reference
-        // chooses a group's grid from there.
-        let mut block = tile.slice(s![start..end, ..]).to_owned();
-        let mut errors = Array2::<f32>::zeros((end - start, rows));
-        for c in start..end {
-            let (mut current, mut open) = block.view_mut().split_at(Axis(0), c - start + 1);
-            let w = current.row_mut(c - start);
-            let w = &*w.into_slice().expect("rows of a fresh array");
-            choose(c, tile, w, &mut q);
-            let mut error = errors.row_mut(c - start);
-            let error = error.as_slice_mut().expect("rows of a fresh array");
-            let pivot = u[(c, c)];
-            for (e, (w, q)) in error.iter_mut().zip(w.iter().zip(&q)) {
-                *e = (w - q) / pivot;
-                loss += f64::from(*e) * f64::from(*e);
-            }
-            for (mut w, &u) in open.rows_mut().into_iter().zip(u.slice(s![c, c + 1..end])) {
-                for (w, e) in w.iter_mut().zip(&*error) {
-                    *w -= e * u;
-                }
-            }
-        }
-        // The lazy update: what this block owes to all columns behind it, in one product.
-        let behind = u.slice(s![start..end, end..]);
-        linalg.gemm(-1.0, behind.t(), errors.view(), tile.slice_mut(s![end.., ..]));
-    }
-    loss / 2.0
 }
 
 fn check_operands(w: ArrayView2<'_, f32>, factor: &InverseFactor) -> Result<(), Error> {

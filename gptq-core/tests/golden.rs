@@ -9,7 +9,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use gptq_core::{
     ActOrder, Bits, Damping, GridSearch, GroupSize, Hessian, Portable, QuantConfig, solve,
 };
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, Axis};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -27,7 +27,9 @@ fn floats(file: &SafeTensors<'_>, name: &str) -> Array2<f32> {
             .collect(),
         other => panic!("{name} is {other:?}"),
     };
-    Array2::from_shape_vec((tensor.shape()[0], tensor.shape()[1]), values).unwrap()
+    // Sequences of tokens are just tokens.
+    let columns = *tensor.shape().last().unwrap();
+    Array2::from_shape_vec((values.len() / columns, columns), values).unwrap()
 }
 
 fn integers(file: &SafeTensors<'_>, name: &str) -> Array1<i32> {
@@ -48,48 +50,61 @@ fn config(case: &Value) -> QuantConfig {
         static_groups: flag("static"),
         damping: Damping { percent: case["percdamp"].as_f64().unwrap(), ..Default::default() },
         mse: flag("mse").then(GridSearch::default),
+        gptaq_alpha: case["alpha"].as_f64().unwrap_or(0.0) as f32,
         ..Default::default()
     }
 }
 
-fn check(folder: &str) {
+/// The cases of a folder with their files.
+fn cases(folder: &str) -> Vec<(Value, Vec<u8>)> {
     let index = std::fs::read(fixtures(folder).join("index.json")).unwrap();
     let cases: Vec<Value> = serde_json::from_slice(&index).unwrap();
     assert!(!cases.is_empty());
-    for case in &cases {
+    let read = |case: &Value| fixtures(folder).join(case["file"].as_str().unwrap());
+    cases.into_iter().map(|case| (case.clone(), std::fs::read(read(&case)).unwrap())).collect()
+}
+
+/// The group of each column, in the order in which the file lists scales.
+fn groups(file: &SafeTensors<'_>, config: &QuantConfig) -> Vec<u32> {
+    if file.tensor("g_idx").is_ok() {
+        return integers(file, "g_idx").iter().map(|&g| g as u32).collect();
+    }
+    let perm = integers(file, "perm");
+    let size = config.group_size.columns(perm.len());
+    let mut groups = vec![0; perm.len()];
+    for (position, &column) in perm.iter().enumerate() {
+        let position = if config.static_groups { column as usize } else { position };
+        groups[column as usize] = (position / size) as u32;
+    }
+    groups
+}
+
+fn check(folder: &str) {
+    for (case, bytes) in cases(folder) {
         let name = case["file"].as_str().unwrap();
-        let bytes = std::fs::read(fixtures(folder).join(name)).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
-        let config = config(case);
-        let hessian = Hessian::from_matrix(floats(&file, "H")).unwrap();
+        let config = config(&case);
+        let mut hessian = Hessian::from_matrix(floats(&file, "H")).unwrap();
+        if file.tensor("D").is_ok() {
+            hessian = hessian.with_cross(floats(&file, "D")).unwrap();
+        }
         let solved = solve(floats(&file, "W").view(), hessian, &config, &Portable).unwrap();
 
+        let q = &solved.quantized;
+        assert_eq!(q.g_idx, groups(&file, &config), "{name}");
         // The reference's dequantized weights, in steps of its own scale, give its codes.
         let want = floats(&file, "Wq");
         let (scales, zeros) = (floats(&file, "scales"), floats(&file, "zeros"));
-        let columns = want.ncols();
-        let size = config.group_size.columns(columns);
-        let mut position = vec![0; columns];
-        if folder == "solver" {
-            // Scales are listed in processing order.
-            for (p, &column) in integers(&file, "perm").iter().enumerate() {
-                position[column as usize] = p;
-            }
-        } else {
-            position = (0..columns).collect();
-        }
-        let q = &solved.quantized;
         let mut different = 0;
         for ((r, c), &code) in q.codes.indexed_iter() {
-            let column = if config.static_groups { c } else { position[c] };
-            let g = column / size;
+            let g = q.g_idx[c] as usize;
             let expected = (want[(r, c)] / scales[(r, g)]).round() + zeros[(r, g)];
             different += usize::from(f32::from(code) != expected);
-            assert_eq!(q.g_idx[c] as usize, g, "{name}: g_idx of column {c}");
         }
         let share = different as f64 / q.codes.len() as f64;
         assert!(share <= 0.002, "{name}: {different} codes differ ({share:.4})");
-        let loss = case["loss"].as_f64().unwrap();
+        // GPTAQ's implementation divides by the number of sequences.
+        let loss = case["loss"].as_f64().unwrap() * case["sequences"].as_f64().unwrap_or(1.0);
         assert!((solved.loss - loss).abs() <= 1e-3 * loss, "{name}: {} != {loss}", solved.loss);
         if let Some(damp) = case["damp_used"].as_f64() {
             assert!((solved.damp.percent - damp).abs() < 1e-9, "{name}: {:?}", solved.damp);
@@ -108,30 +123,54 @@ fn gptqmodel_group_aware_order() {
 }
 
 #[test]
+fn gptqmodel_gptaq() {
+    check("solver-gptaq");
+}
+
+fn assert_close(name: &str, got: &Array2<f32>, want: &Array2<f32>) {
+    let largest = want.fold(0f32, |m, v| m.max(v.abs()));
+    let worst = (got - want).fold(0f32, |m, v| m.max(v.abs()));
+    assert!(worst <= 1e-5 * largest, "{name}: {worst} of {largest}");
+}
+
+#[test]
 fn hessian_from_inputs() {
     // Every sixth case carries the inputs its Hessian was made from.
-    let index = std::fs::read(fixtures("solver/index.json")).unwrap();
-    let cases: Vec<Value> = serde_json::from_slice(&index).unwrap();
     let mut seen = 0;
-    for case in &cases {
-        let bytes = std::fs::read(fixtures("solver").join(case["file"].as_str().unwrap())).unwrap();
+    for (case, bytes) in cases("solver") {
         let file = SafeTensors::deserialize(&bytes).unwrap();
         if file.tensor("X").is_err() {
             continue;
         }
-        let (x, want) = (floats(&file, "X"), floats(&file, "H"));
+        let x = floats(&file, "X");
         let batches = case["batches"].as_u64().unwrap();
         let mut hessian = Hessian::new(x.ncols());
-        let rows = x.nrows().div_ceil(batches as usize);
-        for batch in x.axis_chunks_iter(ndarray::Axis(0), rows) {
+        for batch in x.axis_chunks_iter(Axis(0), x.nrows().div_ceil(batches as usize)) {
             hessian.add_batch(batch, 1).unwrap();
         }
-        let largest = want.fold(0f32, |m, v| m.max(v.abs()));
-        let worst = (hessian.matrix() - &want).fold(0f32, |m, v| m.max(v.abs()));
-        assert!(worst <= 1e-5 * largest, "{}: {worst} of {largest}", case["file"]);
+        assert_close(&case["file"].to_string(), &hessian.matrix(), &floats(&file, "H"));
         seen += 1;
     }
     assert!(seen >= 6);
+}
+
+#[test]
+fn hessian_and_cross_moment_from_inputs_with_and_without_error() {
+    for (case, bytes) in cases("solver-gptaq") {
+        let name = case["file"].to_string();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let (x, native) = (floats(&file, "X"), floats(&file, "X_native"));
+        // The sequences in two sums, to be merged.
+        let mut halves = [Hessian::new(x.ncols()), Hessian::new(x.ncols())];
+        let batches = x.axis_chunks_iter(Axis(0), 100).zip(native.axis_chunks_iter(Axis(0), 100));
+        for (i, (x, native)) in batches.enumerate() {
+            halves[i % 2].add_batch_with_native(x, native, 1).unwrap();
+        }
+        let [mut hessian, other] = halves;
+        hessian.merge(&other).unwrap();
+        assert_close(&name, &hessian.matrix(), &floats(&file, "H"));
+        assert_close(&name, &hessian.cross().unwrap(), &floats(&file, "D"));
+    }
 }
 
 #[test]

@@ -4,10 +4,10 @@
 use std::num::NonZeroUsize;
 
 use gptq_core::{
-    ActOrder, Bits, Damping, Error, GroupSize, Hessian, Portable, QuantConfig, ScaleDtype,
-    layer_loss, quantize, round_to_nearest, solve,
+    ActOrder, Bits, Damping, Error, GridSearch, GroupSize, Hessian, Portable, QuantConfig,
+    ScaleDtype, layer_loss, quantize, round_to_nearest, solve,
 };
-use ndarray::{Array2, array};
+use ndarray::{Array2, Axis, array, s};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -130,6 +130,72 @@ proptest! {
         prop_assert!(different <= 1 + one.codes.len() / 50);
     }
 
+    /// Fresh scales do not know where blocks end, and are those of blocks that end where groups do.
+    #[test]
+    fn fresh_scales_are_free_of_blocks(
+        layer in layer(),
+        config in settings(),
+        blocks in (1..100usize, 1..100usize),
+    ) {
+        // The largest weight of a symmetric group lies halfway between two levels, a tie by design.
+        let config = QuantConfig { sym: false, ..config };
+        let factor = hessian(&layer.x).finish(&config, &Portable).unwrap();
+        let size = config.group_size.columns(layer.w.ncols());
+        let mut results = Vec::new();
+        for (block, fresh_scales) in [(blocks.0, true), (blocks.1, true), (size, false)] {
+            let block_size = NonZeroUsize::new(block).unwrap();
+            let config = QuantConfig { block_size, fresh_scales, ..config };
+            results.push(quantize(layer.w.view(), &factor, &config, &Portable).unwrap().0);
+        }
+        for other in &results[1..] {
+            let mut tied = 0;
+            for r in 0..layer.w.nrows() {
+                // Products over other blocks may round a tie the other way, and what follows with it.
+                if results[0].codes.row(r) != other.codes.row(r) {
+                    tied += 1;
+                    continue;
+                }
+                for (a, b) in results[0].scales.row(r).iter().zip(other.scales.row(r)) {
+                    prop_assert!((a - b).abs() <= 1e-5 * a, "{a} and {b}");
+                }
+            }
+            prop_assert!(tied <= 1 + layer.w.nrows() / 20, "{tied} of {}", layer.w.nrows());
+        }
+    }
+
+    /// GPTAQ without a difference in the inputs, and FOEM and GPTAQ at 0, are GPTQ.
+    #[test]
+    fn nothing_to_make_up_for_is_gptq(layer in layer(), config in settings()) {
+        let run = |hessian, config| solve(layer.w.view(), hessian, &config, &Portable).unwrap();
+        let plain = run(hessian(&layer.x), config);
+        let mut seen = Hessian::new(layer.x.ncols());
+        seen.add_batch_with_native(layer.x.view(), layer.x.view(), layer.x.nrows() as u64).unwrap();
+        let same = run(seen.clone(), QuantConfig { gptaq_alpha: 0.5, ..config });
+        prop_assert_eq!(&same.quantized, &plain.quantized);
+        prop_assert_eq!(same.loss.to_bits(), plain.loss.to_bits());
+        prop_assert_eq!(&run(seen, config).quantized, &plain.quantized);
+    }
+
+    /// P is what its definition says, in whatever order.
+    #[test]
+    fn the_shift_is_its_definition(layer in layer(), config in settings(), seed in 1..99usize) {
+        let config = QuantConfig { gptaq_alpha: 0.3, ..config };
+        let native = Array2::from_shape_fn(layer.x.dim(), |(t, c)| {
+            layer.x[(t, c)] + ((t * 31 + c * seed) % 17) as f32 / 40.0
+        });
+        let mut h = Hessian::new(layer.x.ncols());
+        h.add_batch_with_native(layer.x.view(), native.view(), layer.x.nrows() as u64).unwrap();
+        let d = h.cross().unwrap();
+        let factor = h.finish(&config, &Portable).unwrap();
+        let (u, perm) = (factor.upper(), factor.perm());
+        let mut t = d.select(Axis(0), perm).select(Axis(1), perm).dot(&u.t());
+        t.indexed_iter_mut().filter(|((i, j), _)| i >= j).for_each(|(_, v)| *v = 0.0);
+        let want = t.dot(&u) * 0.3;
+        let largest = want.fold(0f32, |m, v| m.max(v.abs()));
+        let worst = (&want - &factor.shift().unwrap()).fold(0f32, |m, v| m.max(v.abs()));
+        prop_assert!(worst <= 1e-5 * largest + 1e-9, "{worst} of {largest}");
+    }
+
     /// Scales rounded before quantizing are exactly what half precision stores.
     #[test]
     fn half_precision_scales_are_exact(layer in layer(), config in settings()) {
@@ -137,6 +203,56 @@ proptest! {
         let solved = solve(layer.w.view(), hessian(&layer.x), &config, &Portable).unwrap();
         for &scale in &solved.quantized.scales {
             prop_assert_eq!(half::f16::from_f32(scale).to_f32(), scale);
+        }
+    }
+
+    /// The search returns the best of its candidates, each written out here in f64.
+    #[test]
+    fn shrunken_grids_err_least(layer in layer(), config in settings(), both_zeros in any::<bool>()) {
+        let mse = Some(GridSearch { both_zeros, ..Default::default() });
+        let config = QuantConfig {
+            mse,
+            group_size: GroupSize::PerChannel,
+            act_order: ActOrder::Natural,
+            ..config
+        };
+        let found = round_to_nearest(layer.w.view(), &config).unwrap().dequantize();
+        let maxq = f64::from(config.bits.maxq());
+        for (row, found) in layer.w.rows().into_iter().zip(found.rows()) {
+            let row: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
+            let low = row.iter().fold(0f64, |m, &x| m.min(x));
+            let high = row.iter().fold(0f64, |m, &x| m.max(x));
+            let (low, high) = match (config.sym, low < 0.0) {
+                (false, _) => (low, high),
+                (true, true) => (-high.max(-low), high.max(-low)),
+                (true, false) => (0.0, high),
+            };
+            let error = |q: &dyn Fn(f64) -> f64| -> f64 {
+                row.iter().map(|&x| (q(x) - x).abs().powf(2.4)).sum()
+            };
+            let mut least = f64::INFINITY;
+            for step in 0..80 {
+                let share = 1.0 - f64::from(step) / 100.0;
+                let scale = share * (high - low) / maxq;
+                let exact = -share * low / scale;
+                let mut zeros = vec![exact.round_ties_even()];
+                if config.sym {
+                    zeros = vec![(maxq + 1.0) / 2.0];
+                } else if both_zeros && config.bits == Bits::B2 {
+                    zeros = vec![exact.floor(), exact.ceil()];
+                }
+                for zero in zeros {
+                    let q = |x: f64| {
+                        scale * (((x / scale).round_ties_even() + zero).clamp(0.0, maxq) - zero)
+                    };
+                    least = least.min(error(&q));
+                }
+            }
+            let ours: f64 =
+                row.iter().zip(found).map(|(x, &q)| (f64::from(q) - x).abs().powf(2.4)).sum();
+            // The end of a symmetric range is a tie, which f32 and f64 may round apart.
+            let slack = if config.sym { 0.02 } else { 1e-3 };
+            prop_assert!(ours <= least * (1.0 + slack) + 1e-9, "{ours} and {least}");
         }
     }
 
@@ -218,6 +334,13 @@ fn bad_input_is_named() {
     let error = solve(huge.view(), hessian(&x), &half, &Portable).unwrap_err();
     assert!(matches!(error, Error::ScaleOverflow { row: 0, .. }), "{error}");
 
+    let alpha = QuantConfig { gptaq_alpha: 0.25, ..config };
+    let error = solve(good.view(), hessian(&x), &alpha, &Portable).unwrap_err();
+    assert!(matches!(&error, Error::Config { message } if message.contains("native")), "{error}");
+    assert!(hessian(&x).with_cross(Array2::zeros((5, 5))).is_err());
+    let error = hessian(&x).add_batch_with_native(x.view(), x.slice(s![1.., ..]), 40).unwrap_err();
+    assert!(matches!(error, Error::Shape { found: [39, 4], expected: [40, 4], .. }), "{error}");
+
     let mut other = Hessian::new(5);
     assert!(other.add_batch(x.view(), 1).is_err() && other.merge(&hessian(&x)).is_err());
 }
@@ -229,7 +352,10 @@ fn contradictions_are_refused() {
     // 0.01 + 1e-18 is 0.01 again: such a run would never end.
     let damping = Damping { percent: 0.01, auto_increment: 1e-18 };
     let endless = QuantConfig { damping, ..Default::default() };
-    for config in [gar_rows, gar_static, endless] {
+    let below = QuantConfig { gptaq_alpha: -0.1, ..Default::default() };
+    let nan = QuantConfig { gptaq_alpha: f32::NAN, ..Default::default() };
+    let whole = QuantConfig { foem_beta: 1.0, ..Default::default() };
+    for config in [gar_rows, gar_static, endless, below, nan, whole] {
         assert!(matches!(config.validate(), Err(Error::Config { .. })));
     }
     assert!(Bits::try_from(5).is_err());

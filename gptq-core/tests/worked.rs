@@ -1,13 +1,16 @@
 //! Small cases worked by hand or by the public reference solvers, number for number.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
-use std::num::NonZeroUsize;
+use std::{
+    num::NonZeroUsize,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
 
 use gptq_core::{
-    ActOrder, Bits, Damping, Error, Grid, GridSearch, GroupSize, Hessian, Portable, QuantConfig,
-    QuantizedMatrix, round_to_nearest, solve,
+    ActOrder, Bits, DampOutcome, Damping, Error, Grid, GridSearch, GroupSize, Hessian, Linalg,
+    Portable, QuantConfig, QuantizedMatrix, round_to_nearest, solve, solve_with,
 };
-use ndarray::{Array2, array};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, array};
 use sha2::{Digest, Sha256};
 
 fn columns(n: usize) -> GroupSize {
@@ -78,7 +81,7 @@ fn shrunken_grids_by_mse() {
     ];
     for (bits, sym, scale, zero, codes) in cases {
         let config = QuantConfig {
-            mse: Some(GridSearch::default()),
+            mse: Some(GridSearch { both_zeros: false, ..Default::default() }),
             ..config(bits, sym, GroupSize::PerChannel)
         };
         let q = round_to_nearest(row.view(), &config).unwrap();
@@ -183,20 +186,62 @@ fn the_hessian_counts_sequences_or_tokens() {
     assert!(close(build([2, 4]), array![[5.33333, 5.66667], [5.66667, 8.66667]]));
 }
 
+/// Factors as usual and counts how often.
+#[derive(Default)]
+struct Counting(AtomicU32);
+
+impl Linalg for Counting {
+    fn gemm(
+        &self,
+        alpha: f32,
+        a: ArrayView2<'_, f32>,
+        b: ArrayView2<'_, f32>,
+        c: ArrayViewMut2<'_, f32>,
+    ) {
+        Portable.gemm(alpha, a, b, c);
+    }
+
+    fn inverse_factor(&self, h: &mut Array2<f32>) -> Result<(), Error> {
+        self.0.fetch_add(1, Relaxed);
+        Portable.inverse_factor(h)
+    }
+}
+
+/// The damping of a 2 × 2 Hessian and how many factorisations it took to find.
+fn damping_of(h: Array2<f32>, auto_increment: f64) -> (Result<DampOutcome, Error>, u32) {
+    let damping = Damping { percent: 0.05, auto_increment };
+    let config = QuantConfig { damping, ..config(Bits::B4, true, GroupSize::PerChannel) };
+    let counting = Counting::default();
+    let factor = Hessian::from_matrix(h).unwrap().finish(&config, &counting);
+    (factor.map(|f| f.damp()), counting.0.into_inner())
+}
+
 #[test]
 fn damping_grows_until_the_factor_exists() {
-    let run = |off_diagonal: f32| {
-        let h = Hessian::from_matrix(array![[1., off_diagonal], [off_diagonal, 1.]]).unwrap();
-        let damping = Damping { percent: 0.05, auto_increment: 0.01 };
-        h.finish(
-            &QuantConfig { damping, ..config(Bits::B4, true, GroupSize::PerChannel) },
-            &Portable,
-        )
-    };
-    let damp = run(1.175).unwrap().damp();
-    assert!((damp.percent - 0.18).abs() < 1e-9 && damp.attempts == 14, "{damp:?}");
-    let error = run(2.5).unwrap_err();
-    assert!(matches!(error, Error::NotPositiveDefinite { attempts: 95, .. }), "{error}");
+    let (damp, tried) = damping_of(array![[1., 1.175], [1.175, 1.]], 0.01);
+    let damp = damp.unwrap();
+    assert!((damp.percent - 0.18).abs() < 1e-9, "{damp:?}");
+    assert_eq!((damp.attempts, damp.floor, damp.floor_added, tried), (14, 0, 0.0, 7));
+}
+
+#[test]
+fn a_raised_diagonal_is_the_second_resort() {
+    // 1 + 0.1 and 0.99 of that are not enough for 2.5: eight on the diagonal as it is, one more.
+    let (error, tried) = damping_of(array![[1., 2.5], [2.5, 1.]], 0.01);
+    let error = error.unwrap_err();
+    assert!(matches!(error, Error::NotPositiveDefinite { attempts: 665, .. }), "{error}");
+    assert_eq!(tried, 8);
+    // 2 · 1.1 is more than 2.1, 2 · 1.01 is not: the raise by a tenth alone will do.
+    let (damp, _) = damping_of(array![[1., 2.1], [2.1, 1.]], 0.01);
+    let damp = damp.unwrap();
+    assert!(damp.floor == 6 && (damp.floor_added - 0.1).abs() < 1e-12, "{damp:?}");
+    // The smallest share with 1.1 · (1 + share) > 2.1 is 0.91, the 87th of 95.
+    assert!((damp.percent - 0.91).abs() < 1e-9 && damp.attempts == 6 * 95 + 87, "{damp:?}");
+    // A negative entry becomes a millionth of the largest at the first raise.
+    let (damp, _) = damping_of(array![[-2., 0.], [0., 1.]], 0.0);
+    let damp = damp.unwrap();
+    assert_eq!((damp.percent, damp.attempts, damp.floor), (0.05, 2, 1));
+    assert!((damp.floor_added - 2e-6).abs() < 1e-18);
 }
 
 /// A linear congruential stream in [-0.5, 0.5), the first value after one step.
@@ -208,16 +253,22 @@ fn lcg(seed: u32) -> impl Iterator<Item = f64> {
     .map(|x| f64::from(x) / 4_294_967_296.0 - 0.5)
 }
 
-fn medium_layer() -> (Array2<f32>, Hessian) {
-    let w = Array2::from_shape_vec((32, 64), lcg(1).take(2048).map(|v| v as f32).collect());
-    let x: Vec<f32> = lcg(2)
+/// W (32 × 64) and X (96 × 64).
+fn medium_layer() -> (Array2<f32>, Array2<f32>) {
+    let w = lcg(1).take(32 * 64).map(|v| v as f32).collect();
+    let x = lcg(2)
         .take(96 * 64)
         .enumerate()
         .map(|(i, v)| (v * (1.0 + ((37 * (i % 64)) % 11) as f64 / 4.0)) as f32)
         .collect();
-    let mut h = Hessian::new(64);
-    h.add_batch(Array2::from_shape_vec((96, 64), x).unwrap().view(), 96).unwrap();
-    (w.unwrap(), h)
+    let matrix = |rows, values| Array2::from_shape_vec((rows, 64), values).unwrap();
+    (matrix(32, w), matrix(96, x))
+}
+
+fn hessian(x: &Array2<f32>) -> Hessian {
+    let mut h = Hessian::new(x.ncols());
+    h.add_batch(x.view(), x.nrows() as u64).unwrap();
+    h
 }
 
 /// `qweight` as checkpoints store it: codes of a column as one little-endian bit stream.
@@ -237,7 +288,8 @@ fn qweight_hash(q: &QuantizedMatrix) -> String {
 
 #[test]
 fn a_medium_layer_bit_for_bit() {
-    let (w, h) = medium_layer();
+    let (w, x) = medium_layer();
+    let h = hessian(&x);
     assert!((w[(0, 0)] + 0.263_544_47).abs() < 1e-7);
     assert!((h.matrix()[(0, 1)] + 0.008_537_01).abs() < 1e-6);
     let whole = GroupSize::PerChannel;
@@ -304,12 +356,49 @@ fn a_medium_layer_bit_for_bit() {
 
 #[test]
 fn a_medium_layer_with_fresh_scales() {
-    let (w, h) = medium_layer();
-    let config = QuantConfig {
-        damping: Damping { percent: 0.05, ..Default::default() },
-        block_size: NonZeroUsize::new(16).unwrap(),
-        ..config(Bits::B4, true, columns(16))
-    };
-    let loss = solve(w.view(), h, &config, &Portable).unwrap().loss / 96.0;
-    assert!((loss - 0.002_927_82).abs() < 3e-6, "{loss}");
+    let (w, x) = medium_layer();
+    // Blocks that end where groups do have nothing stale.
+    for fresh_scales in [false, true] {
+        let config = QuantConfig {
+            damping: Damping { percent: 0.05, ..Default::default() },
+            block_size: NonZeroUsize::new(16).unwrap(),
+            fresh_scales,
+            ..config(Bits::B4, true, columns(16))
+        };
+        let solved = solve(w.view(), hessian(&x), &config, &Portable).unwrap();
+        let loss = solved.loss / 96.0;
+        assert!((loss - 0.002_927_82).abs() < 3e-6, "{loss}");
+    }
+}
+
+#[test]
+fn a_medium_layer_with_error_in_its_inputs() {
+    let (w, x) = medium_layer();
+    let noise = Array2::from_shape_vec(x.dim(), lcg(3).take(x.len()).collect()).unwrap();
+    let native = (x.mapv(f64::from) + 0.05 * noise).mapv(|v| v as f32);
+    let mut h = Hessian::new(64);
+    h.add_batch_with_native(x.view(), native.view(), 96).unwrap();
+
+    let cases = [
+        (0.25, 0.0, "b14b9e9fa448e413", 0.278_600),
+        (0.0, 0.2, "1dd8527dd6ce09e4", 0.280_879),
+        (0.25, 0.2, "d4186da03a69826a", 0.280_474),
+    ];
+    for (gptaq_alpha, foem_beta, hash, loss) in cases {
+        let config = QuantConfig {
+            gptaq_alpha,
+            foem_beta,
+            damping: Damping { percent: 0.05, ..Default::default() },
+            ..config(Bits::B4, true, columns(16))
+        };
+        let factor = h.clone().finish(&config, &Portable).unwrap();
+        if let Some(p) = factor.shift() {
+            assert!((p[(0, 1)] - 3.7803e-4).abs() < 1e-8, "{}", p[(0, 1)]);
+            assert!(p.indexed_iter().all(|((i, j), &p)| i < j || p == 0.0));
+        }
+        let solved = solve_with(w.view(), &factor, &config, &Portable).unwrap();
+        let case = format!("alpha {gptaq_alpha}, beta {foem_beta}");
+        assert_eq!(qweight_hash(&solved.quantized), hash, "{case}");
+        assert!((solved.loss - loss).abs() < 2e-6, "{case}: {}", solved.loss);
+    }
 }

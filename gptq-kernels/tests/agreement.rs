@@ -68,6 +68,20 @@ fn gram_upper_triangle() {
 }
 
 #[test]
+fn cross_moment() {
+    each(|cpu| {
+        for (tokens, n) in [(1, 1), (5, 30), (100, 256), (33, 300)] {
+            let (native, x) = (values(tokens, n, 16), values(tokens, n, 17));
+            let mut want = values(n, n, 18);
+            let mut got = want.clone();
+            Reference.accumulate_cross(&mut want, &native, &x).unwrap();
+            cpu.accumulate_cross(&mut got, &native, &x).unwrap();
+            close(&got, &want, tokens).unwrap();
+        }
+    });
+}
+
+#[test]
 fn attention() {
     each(|cpu| {
         for (tokens, past, heads, kv_heads, head_dim) in [
@@ -200,12 +214,15 @@ fn same_bytes_at_any_thread_count() {
             let prepared = cpu.prepare(&layer).unwrap();
             let mut gram = Array2::zeros((300, 300));
             cpu.accumulate_gram(&mut gram, &x).unwrap();
+            let mut cross = Array2::zeros((300, 300));
+            cpu.accumulate_cross(&mut cross, &(&x * 1.5), &x).unwrap();
             let one = x.slice(s![..1, ..]).to_owned();
             [
                 cpu.linear(&x, &w, None).unwrap(),
                 cpu.packed_linear(&x, &prepared).unwrap(),
                 cpu.packed_linear(&one, &prepared).unwrap(),
                 gram,
+                cross,
             ]
         })
     };

@@ -27,6 +27,20 @@ impl<T> Stream<T> {
     pub(crate) fn new(residual: T) -> Self {
         Self { residual, held: None }
     }
+
+    /// A copy that can go another way.
+    pub(crate) fn copy<B: Backend<Tensor = T>>(&self, backend: &B) -> Result<Self, Error> {
+        Ok(Self {
+            residual: copy(backend, &self.residual)?,
+            held: self.held.as_ref().map(|held| copy(backend, held)).transpose()?,
+        })
+    }
+}
+
+/// A copy of a matrix, where it lives.
+pub(crate) fn copy<B: Backend>(backend: &B, a: &B::Tensor) -> Result<B::Tensor, Error> {
+    let rows: Vec<u32> = (0..backend.dim(a).0 as u32).collect();
+    Ok(backend.gather(a, &rows)?)
 }
 
 /// A stage's input: made for it, or held from before.
@@ -139,6 +153,15 @@ impl<B: PackedBackend> Interpreter<'_, B> {
             }
         }
         Ok(())
+    }
+
+    /// What the head reads: the final norm of the residual stream.
+    pub(crate) fn finish(
+        &self,
+        norm: &B::Tensor,
+        stream: &Stream<B::Tensor>,
+    ) -> Result<B::Tensor, Error> {
+        Ok(self.backend.rms_norm(&stream.residual, norm, self.arch.config.rms_norm_eps)?)
     }
 
     fn attend(

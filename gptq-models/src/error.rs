@@ -120,6 +120,18 @@ pub enum Error {
         /// The format's error.
         source: gptq_pack::Error,
     },
+    /// The config says one width, the shapes of a layer's tensors another.
+    #[error("{layer}: {source}; the config says bits {stated}, but the shapes fit bits {fits}")]
+    Scheme {
+        /// The file and the linear.
+        layer: String,
+        /// The shape that does not fit.
+        source: Box<gptq_pack::Error>,
+        /// The width that the config gives this layer.
+        stated: u32,
+        /// The width that all its shapes fit.
+        fits: u32,
+    },
     /// A quantization config makes no sense.
     #[error("{file}: {source}")]
     QuantizationConfig {
@@ -127,6 +139,14 @@ pub enum Error {
         file: String,
         /// The format's error.
         source: gptq_pack::Error,
+    },
+    /// Zero points are not stored as the config says, or not at all.
+    #[error("{folder}: {message}")]
+    ZeroPoints {
+        /// The model folder.
+        folder: String,
+        /// What was declared, what was found, the evidence and the way out.
+        message: String,
     },
     /// What was written is not what was solved.
     #[error("{layer}: what was read back from disk differs from what was solved: {message}")]

@@ -6,6 +6,7 @@
 //!   numbers of one model.
 //! - [`quantize`] runs GPTQ or round-to-nearest over a checkpoint, [`Model`] runs any checkpoint,
 //!   dense or packed; [`evaluate`] and [`generate`] say what it is worth.
+//! - [`write_gguf`] turns a checkpoint into the file that llama.cpp reads.
 //!
 //! Nothing here knows where it computes: everything is generic over
 //! [`PackedBackend`](gptq_pack::PackedBackend). The plain [`Reference`](gptq_core::Reference) will
@@ -34,35 +35,54 @@
 
 pub mod graph;
 
+mod adapter;
 mod arch;
 mod block;
 mod checkpoint;
 mod config;
+mod convert;
+mod diff;
 mod error;
 mod evaluate;
+mod fallback;
 mod generate;
+mod gguf;
 mod inspect;
+mod meter;
 mod model;
+mod notices;
+mod options;
 mod output;
 mod plan;
 mod progress;
 mod quantize;
+mod quantized;
 mod report;
 mod rope;
 mod rope_scaling;
+mod run;
+mod stage;
 mod weights;
+mod zero_points;
 
+pub use adapter::Adapter;
+pub use adapter::EoraOptions;
 pub use arch::{Architecture, FAMILIES, LLAMA, LinearPlace};
 pub use checkpoint::{Checkpoint, CheckpointWriter, Staging, TensorSpec, TensorView, Written};
 pub use config::ModelConfig;
+pub use convert::{ConvertOptions, ConvertReport, ConvertedLayer, Target, convert};
+pub use diff::{Diff, KeyChange, LayerDiff, TensorDiff, diff};
 pub use error::Error;
 pub use evaluate::{Evaluation, Window, evaluate};
+pub use fallback::{FallbackPolicy, FallbackThreshold};
 pub use generate::{Generated, Sampling, generate};
-pub use inspect::{DenseShare, Inspection, PackedScheme, inspect};
+pub use gguf::{GgufOptions, GgufReport, GgufTensor, GgufType, write_gguf};
+pub use inspect::{DenseShare, Inspection, PackedScheme, Share, inspect};
 pub use model::{KvCache, Model};
-pub use plan::{Method, QuantizeOptions};
+pub use options::{Method, QuantizeOptions};
 pub use progress::Progress;
 pub use quantize::quantize;
-pub use report::{Coverage, Entry, Fate, LayerReport, Ledger, Report};
+pub use quantized::quantization_config;
+pub use report::{AdapterReport, Coverage, Entry, Fallback, Fate, LayerReport, Ledger, Report};
 pub use rope::{Rope, RopeTable};
-pub use weights::quantization_config;
+pub use zero_points::{Offset, ZeroPoints};

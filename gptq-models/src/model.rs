@@ -1,7 +1,7 @@
 //! [`Model`]: a whole model on one backend, dense or quantized, ready to run.
 
 use gptq_core::Backend;
-use gptq_pack::PackedBackend;
+use gptq_pack::{CheckpointConfig, PackedBackend};
 use ndarray::Array2;
 
 use crate::{
@@ -9,7 +9,9 @@ use crate::{
     arch::LinearPlace,
     block::{Interpreter, LayerCache, Positions, Stream},
     quantization_config,
+    quantized::is_packed,
     weights::{Linear, Loader, StageWeights},
+    zero_points,
 };
 
 /// A model with its weights on a backend.
@@ -44,13 +46,19 @@ impl<B: Backend> KvCache<B> {
 }
 
 impl<B: PackedBackend> Model<B> {
-    /// Loads every weight of a checkpoint, dense or GPTQ. Dense weights take four bytes each.
+    /// Loads every weight of a checkpoint, dense or packed in any format. Dense weights take four
+    /// bytes each. Formats other than `gptq` and `gptq_v2` are repacked in memory, layer by layer.
     ///
     /// # Errors
+    /// [`Error::ZeroPoints`] if the data contradict `checkpoint_format`;
+    /// [`Checkpoint::with_zero_points`] overrides it.
     /// Whatever is wrong with the folder, named: see [`Error`].
     pub fn load(checkpoint: &Checkpoint, backend: B) -> Result<Self, Error> {
         let arch = Architecture::from_config(checkpoint.config(), &checkpoint.config_file())?;
         let quantization = quantization_config(checkpoint)?;
+        if let Some(config) = &quantization {
+            zero_points::check(checkpoint, config)?;
+        }
         let loader = Loader {
             checkpoint,
             arch: &arch,
@@ -61,7 +69,7 @@ impl<B: PackedBackend> Model<B> {
         let blocks = (0..arch.config.layers)
             .map(|b| (0..arch.graph.stages.len()).map(|s| loader.stage(b, s)).collect())
             .collect::<Result<_, Error>>()?;
-        let final_norm = loader.row(arch.graph.final_norm, arch.config.hidden_size)?;
+        let final_norm = loader.final_norm()?;
         let head = loader.head()?;
         Ok(Self { blocks, embed, final_norm, head, arch, backend })
     }
@@ -122,6 +130,25 @@ impl<B: PackedBackend> Model<B> {
         Ok(last.into_raw_vec_and_offset().0)
     }
 
+    /// The model with every linear replaced, the head included if there is one.
+    pub(crate) fn map_linears(
+        mut self,
+        mut change: impl FnMut(&B, &LinearPlace, Linear<B>) -> Result<Linear<B>, Error>,
+    ) -> Result<Self, Error> {
+        for (b, stages) in self.blocks.iter_mut().enumerate() {
+            for (s, stage) in stages.iter_mut().enumerate() {
+                let old = std::mem::take(&mut stage.linears).into_iter();
+                let changed = old
+                    .zip(self.arch.linears(b, s))
+                    .map(|(linear, place)| change(&self.backend, &place, linear));
+                stage.linears = changed.collect::<Result<_, _>>()?;
+            }
+        }
+        let head = self.head.take().map(|head| change(&self.backend, &self.arch.head(), head));
+        self.head = head.transpose()?;
+        Ok(self)
+    }
+
     fn run(&self, ids: &[u32], mut cache: Option<&mut KvCache<B>>) -> Result<B::Tensor, Error> {
         check_ids(ids, &self.arch.config)?;
         let past = cache.as_ref().map_or(0, |cache| cache.filled);
@@ -134,8 +161,7 @@ impl<B: PackedBackend> Model<B> {
                 interpreter.advance(s, weights, &mut stream, &positions, cache)?;
             }
         }
-        let eps = self.arch.config.rms_norm_eps;
-        Ok(self.backend.rms_norm(&stream.residual, &self.final_norm, eps)?)
+        interpreter.finish(&self.final_norm, &stream)
     }
 
     fn project(&self, hidden: &B::Tensor) -> Result<B::Tensor, Error> {
@@ -152,22 +178,22 @@ impl<B: PackedBackend> Loader<'_, B> {
         self.matrix(self.arch.graph.embed, (config.vocab_size, config.hidden_size))
     }
 
+    /// Scale of the norm after the last block.
+    pub(crate) fn final_norm(&self) -> Result<B::Tensor, Error> {
+        self.row(self.arch.graph.final_norm, self.arch.config.hidden_size)
+    }
+
     /// A head in the file is used even if the config says "tied": some files keep a copy.
     fn head(&self) -> Result<Option<Linear<B>>, Error> {
-        let (config, head) = (&self.arch.config, self.arch.graph.head);
-        let name = head.trim_end_matches(".weight").to_owned();
-        let stored = self.checkpoint.get(head).is_some()
-            || self.checkpoint.get(&format!("{name}.qweight")).is_some();
-        if config.tie_word_embeddings && !stored {
+        let head = self.arch.head();
+        let packed =
+            |config: &CheckpointConfig| is_packed(self.checkpoint, config.format, &head.name);
+        let stored = self.checkpoint.get(self.arch.graph.head).is_some()
+            || self.quantization.is_some_and(packed);
+        if self.arch.config.tie_word_embeddings && !stored {
             return Ok(None);
         }
-        self.linear(&LinearPlace {
-            name,
-            out_features: config.vocab_size,
-            in_features: config.hidden_size,
-            bias: false,
-        })
-        .map(Some)
+        self.linear(&head).map(Some)
     }
 }
 

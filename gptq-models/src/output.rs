@@ -3,17 +3,15 @@
 use std::{fs, path::Path, time::Instant};
 
 use gptq_core::{QuantConfig, QuantizedMatrix};
-use gptq_pack::{
-    Dtype, LinearTensors, PackSpec, PackedLinear, PackedLinearRef, RawTensor, ZeroPointFormat,
-    names::Part,
-};
+use gptq_pack::RawTensor;
 use serde_json::Value;
 
+use crate::adapter::AdapterWriter;
 use crate::{
     Checkpoint, CheckpointWriter, Error, LayerReport, Ledger, QuantizeOptions, Report, Staging,
     arch::LinearPlace,
     checkpoint::write_json,
-    plan::Plan,
+    plan::{Plan, speaks_gptq},
     report::{Entry, Fate},
 };
 
@@ -22,6 +20,7 @@ pub(crate) struct Output<'a> {
     staging: Staging,
     writer: CheckpointWriter,
     options: &'a QuantizeOptions,
+    pub(crate) adapter: Option<AdapterWriter>,
 }
 
 impl<'a> Output<'a> {
@@ -35,12 +34,17 @@ impl<'a> Output<'a> {
             checkpoint.tensor(name)?.check_finite()?;
         }
         let staging = Staging::create(out)?;
-        let mut writer =
+        let writer =
             CheckpointWriter::create(staging.path(), &plan.outputs, options.max_shard_bytes)?;
         for name in &plan.copies {
             writer.put(name, checkpoint.tensor(name)?.bytes)?;
         }
-        Ok(Self { staging, writer, options })
+        Ok(Self {
+            staging,
+            writer,
+            adapter: options.eora.as_ref().map(|e| AdapterWriter::create(e, out)).transpose()?,
+            options,
+        })
     }
 
     /// Packs a layer, writes it, reads the bytes back and unpacks them again: what is on disk is
@@ -51,54 +55,22 @@ impl<'a> Output<'a> {
         config: &QuantConfig,
         quantized: &QuantizedMatrix,
     ) -> Result<(), Error> {
-        let layer = || place.name.clone();
-        let failed = |source| Error::Packed { layer: layer(), source };
-        let format = self.options.zero_format;
-        let packed = PackedLinear::pack(quantized, format).map_err(failed)?;
-        for (part, tensor) in packed.tensors() {
+        let failed = |source| Error::Packed { layer: place.name.clone(), source };
+        let (format, spec) = (self.options.format, self.options.spec(place, config));
+        let tensors = format.pack(quantized, &spec, None).map_err(failed)?;
+        for (part, tensor) in &tensors {
             self.writer.put(&part.of(&place.name), &tensor.bytes)?;
         }
-        let read = self.read_layer(place, config, &packed, format)?;
+        let mut stored = Vec::with_capacity(tensors.len());
+        for (part, tensor) in tensors {
+            let bytes = self.writer.read_back(&part.of(&place.name))?;
+            stored.push((part, RawTensor { bytes: bytes.into(), ..tensor }));
+        }
+        let (read, _) = format.unpack(&stored, &spec).map_err(failed)?;
         match first_difference(&read, quantized) {
             None => Ok(()),
-            Some(message) => Err(Error::Verify { layer: layer(), message }),
+            Some(message) => Err(Error::Verify { layer: place.name.clone(), message }),
         }
-    }
-
-    fn read_layer(
-        &self,
-        place: &LinearPlace,
-        config: &QuantConfig,
-        packed: &PackedLinearRef<'_>,
-        zero_format: ZeroPointFormat,
-    ) -> Result<QuantizedMatrix, Error> {
-        let stored = packed
-            .tensors()
-            .into_iter()
-            .map(|(part, t)| Ok((t.dtype, t.shape, self.writer.read_back(&part.of(&place.name))?)))
-            .collect::<Result<Vec<_>, Error>>()?;
-        let tensor = |i: usize| {
-            let (dtype, shape, bytes): &(Dtype, Vec<usize>, Vec<u8>) = &stored[i];
-            RawTensor::new(*dtype, shape, bytes)
-        };
-        debug_assert_eq!(packed.tensors()[3].0, Part::GIdx);
-        let tensors = LinearTensors {
-            qweight: tensor(0),
-            qzeros: tensor(1),
-            scales: tensor(2),
-            g_idx: Some(tensor(3)),
-            bias: None,
-        };
-        let spec = PackSpec {
-            in_features: place.in_features,
-            out_features: place.out_features,
-            bits: Some(config.bits),
-            group_size: config.group_size,
-            zero_format,
-        };
-        let read = PackedLinearRef::from_tensors(&tensors, &spec);
-        let read = read.map_err(|source| Error::Packed { layer: place.name.clone(), source })?;
-        Ok(read.unpack())
     }
 
     /// Writes configs, side files and the report, and gives the folder its name.
@@ -112,21 +84,28 @@ impl<'a> Output<'a> {
     ) -> Result<Report, Error> {
         let dir = self.staging.path().to_owned();
         let written = self.writer.finish()?;
-        let quantization = options.checkpoint_config().to_json();
         let mut config = checkpoint.config().clone();
         if let Value::Object(config) = &mut config {
-            config.insert("quantization_config".into(), quantization.clone());
+            config.insert("quantization_config".into(), plan.quantization.clone());
         }
         write_json(&dir.join("config.json"), &config)?;
-        write_json(&dir.join("quantize_config.json"), &quantization)?;
+        let beside = speaks_gptq(options.format);
+        if beside {
+            write_json(&dir.join("quantize_config.json"), &plan.quantization)?;
+        }
+        let adapter = match self.adapter {
+            Some(adapter) => Some(adapter.finish(self.staging.target(), &dir)?),
+            None => None,
+        };
         let report = Report {
+            adapter,
             tool: options.tool.clone(),
-            settings: options.to_json(),
+            settings: options.to_json(&plan.quantization),
             calibration: options.calibration.clone(),
             layers,
             coverage: plan.coverage,
             notices: plan.notices,
-            ledger: Ledger { tensors: plan.tensors, files: copy_files(checkpoint, &dir)? },
+            ledger: Ledger { tensors: plan.tensors, files: copy_files(checkpoint, &dir, beside)? },
             sha256: written.sha256,
             source_bytes: checkpoint.nbytes(),
             output_bytes: written.tensor_bytes,
@@ -138,7 +117,7 @@ impl<'a> Output<'a> {
     }
 }
 
-fn first_difference(read: &QuantizedMatrix, solved: &QuantizedMatrix) -> Option<String> {
+pub(crate) fn first_difference(read: &QuantizedMatrix, solved: &QuantizedMatrix) -> Option<String> {
     let codes = read.codes.indexed_iter().zip(&solved.codes);
     if let Some((((r, c), found), code)) = codes.into_iter().find(|((_, a), b)| a != b) {
         return Some(format!("code [{r}, {c}] is {found} instead of {code}"));
@@ -153,7 +132,7 @@ fn first_difference(read: &QuantizedMatrix, solved: &QuantizedMatrix) -> Option<
 }
 
 /// Other renderings of the same weights, which the result must not carry along.
-const WEIGHT_FILES: &[&str] = &[
+pub(crate) const WEIGHT_FILES: &[&str] = &[
     ".safetensors",
     ".bin",
     ".pt",
@@ -169,7 +148,7 @@ const WEIGHT_FILES: &[&str] = &[
 ];
 
 /// Copies what is not weights and accounts for the rest.
-fn copy_files(checkpoint: &Checkpoint, out: &Path) -> Result<Vec<Entry>, Error> {
+fn copy_files(checkpoint: &Checkpoint, out: &Path, beside: bool) -> Result<Vec<Entry>, Error> {
     let source = checkpoint.dir();
     let mut names = Vec::new();
     for entry in fs::read_dir(source).map_err(|e| Error::io("list", source, e))? {
@@ -184,6 +163,8 @@ fn copy_files(checkpoint: &Checkpoint, out: &Path) -> Result<Vec<Entry>, Error> 
         let entry = |fate, reason| Entry::new(name.clone(), fate, reason);
         ledger.push(if name == "config.json" {
             entry(Fate::Rewritten, Some("carries quantization_config now"))
+        } else if name == "quantize_config.json" && !beside {
+            entry(Fate::Dropped, Some("config.json says how the result is stored"))
         } else if name == "quantize_config.json" || name == "gptq_report.json" {
             entry(Fate::Rewritten, Some("describes the result now"))
         } else if weights.contains(&from.as_path()) {
@@ -203,7 +184,7 @@ fn copy_files(checkpoint: &Checkpoint, out: &Path) -> Result<Vec<Entry>, Error> 
 }
 
 /// Contents without permissions: a read-only source must not make a result nobody can edit.
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+pub(crate) fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     let mut target = fs::File::create(to)?;
     std::io::copy(&mut fs::File::open(from)?, &mut target)?;
     target.sync_all()

@@ -1,136 +1,27 @@
 //! What a run will do, decided from headers alone before a weight is read.
 
-use gptq_core::{ActOrder, Bits, GroupSize, QuantConfig, ScaleDtype};
-use gptq_pack::{
-    CheckpointConfig, DynamicRules, Override, Resolved, ZeroPointFormat, lane, names::Part,
-};
-use safetensors::Dtype;
-use serde_json::{Value, json};
+use std::collections::HashMap;
+
+use gptq_core::{QuantConfig, QuantizedMatrix};
+use gptq_pack::{Format, LayerSpec, Scheme, names::Part};
+use ndarray::Array2;
+use serde_json::Value;
 
 use crate::{
-    Architecture, Checkpoint, Error, TensorSpec,
+    Architecture, Checkpoint, Error, QuantizeOptions, TensorSpec,
     arch::LinearPlace,
+    notices::notices,
+    quantized::file_dtype,
     report::{Coverage, Entry, Fate},
 };
 
-/// How codes are chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    /// Error feedback through the Hessian; needs calibration tokens.
-    Gptq,
-    /// Round to nearest; needs nothing.
-    Rtn,
-}
-
-/// Settings of a run.
-#[derive(Clone, Debug)]
-pub struct QuantizeOptions {
-    /// GPTQ or round-to-nearest.
-    pub method: Method,
-    /// Settings of every linear that no rule changes. Scales are rounded to half precision and, for
-    /// asymmetric layers in the v1 format, zero points kept above 0, whatever is set here: that is
-    /// what the file can hold.
-    pub config: QuantConfig,
-    /// How zero points are stored.
-    pub zero_format: ZeroPointFormat,
-    /// Rules that change settings or skip linears, by name.
-    pub dynamic: DynamicRules,
-    /// Largest shard, in bytes of tensors.
-    pub max_shard_bytes: u64,
-    /// Where the calibration tokens come from, for the report.
-    pub calibration: Value,
-    /// Name and version of the program, for the report and the config's `meta`.
-    pub tool: String,
-}
-
-impl Default for QuantizeOptions {
-    fn default() -> Self {
-        Self {
-            method: Method::Gptq,
-            config: QuantConfig::default(),
-            zero_format: ZeroPointFormat::Gptq,
-            dynamic: DynamicRules::default(),
-            max_shard_bytes: 5_000_000_000,
-            calibration: Value::Null,
-            tool: concat!("gptq ", env!("CARGO_PKG_VERSION")).to_owned(),
-        }
-    }
-}
-
-impl QuantizeOptions {
-    /// The settings of one linear, or `None` if a rule skips it.
-    pub(crate) fn for_layer(&self, name: &str) -> Result<Option<QuantConfig>, Error> {
-        let failed = |source| Error::Packed { layer: name.to_owned(), source };
-        let mut config = self.config;
-        match self.dynamic.resolve(name).map_err(failed)? {
-            Resolved::Skip => return Ok(None),
-            Resolved::Default => {}
-            Resolved::Override(changes) => apply(changes, &mut config),
-        }
-        config.scale_dtype = ScaleDtype::F16;
-        let stores_minus_one = self.zero_format == ZeroPointFormat::Gptq;
-        config.min_zero = u8::from(stores_minus_one && !config.sym);
-        config.validate().map_err(|source| Error::Layer { layer: name.to_owned(), source })?;
-        Ok(Some(config))
-    }
-
-    /// What the result says of itself.
-    pub(crate) fn checkpoint_config(&self) -> CheckpointConfig {
-        let c = &self.config;
-        let mut out = CheckpointConfig::new(c.bits, c.group_size);
-        out.sym = c.sym;
-        out.desc_act = c.act_order == ActOrder::DescAct && !c.static_groups;
-        out.zero_format = self.zero_format;
-        out.damp_percent = Some(c.damping.percent);
-        out.static_groups = c.static_groups;
-        out.dynamic = self.dynamic.clone();
-        out.meta.insert("quantizer".into(), json!([self.tool.replace(' ', ":")]));
-        let options = [
-            ("damp_percent", json!(c.damping.percent)),
-            ("damp_auto_increment", json!(c.damping.auto_increment)),
-            ("static_groups", json!(c.static_groups)),
-            ("true_sequential", json!(true)),
-            ("act_group_aware", json!(c.act_order == ActOrder::GroupAware)),
-            ("mse", json!(c.mse.map_or(0.0, |search| search.norm))),
-        ];
-        out.meta.extend(options.map(|(key, value)| (key.to_owned(), value)));
-        out
-    }
-
-    /// The settings for the report.
-    pub(crate) fn to_json(&self) -> Value {
-        json!({
-            "method": match self.method { Method::Gptq => "gptq", Method::Rtn => "rtn" },
-            "block_size": self.config.block_size.get(),
-            "max_shard_bytes": self.max_shard_bytes,
-            "quantization_config": self.checkpoint_config().to_json(),
-        })
-    }
-}
-
-fn apply(changes: &Override, config: &mut QuantConfig) {
-    config.bits = changes.bits.unwrap_or(config.bits);
-    config.group_size = changes.group_size.unwrap_or(config.group_size);
-    config.sym = changes.sym.unwrap_or(config.sym);
-    config.static_groups = changes.static_groups.unwrap_or(config.static_groups);
-    config.damping.percent = changes.damp_percent.unwrap_or(config.damping.percent);
-    let ordered = config.act_order == ActOrder::DescAct;
-    let aware = config.act_order == ActOrder::GroupAware;
-    let aware = aware && config.group_size != GroupSize::PerChannel && !config.static_groups;
-    config.act_order = match (changes.desc_act, changes.act_group_aware) {
-        (Some(true), _) => ActOrder::DescAct,
-        (None, None | Some(false)) if ordered => ActOrder::DescAct,
-        (_, Some(true)) => ActOrder::GroupAware,
-        (_, None) if aware => ActOrder::GroupAware,
-        _ => ActOrder::Natural,
-    };
-}
-
 /// Every linear with its settings, every tensor of the result, and the account of the source's.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// By block, then stage.
-    pub(crate) linears: Vec<Vec<Vec<LinearPlan>>>,
+    pub(crate) blocks: Vec<Vec<Vec<LinearPlan>>>,
+    /// The output head, if it is to be quantized.
+    pub(crate) head: Option<LinearPlan>,
     /// Tensors of the graph beside its linears.
     pub(crate) dense: Vec<String>,
     pub(crate) outputs: Vec<TensorSpec>,
@@ -139,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) tensors: Vec<Entry>,
     pub(crate) coverage: Coverage,
     pub(crate) notices: Vec<String>,
+    /// The result's `quantization_config`.
+    pub(crate) quantization: Value,
 }
 
 #[derive(Debug)]
@@ -160,47 +53,48 @@ impl Plan {
                 "is quantized already; give the original model",
             ));
         }
-        let mut plan = Plan {
-            linears: Vec::new(),
-            dense: Vec::new(),
-            outputs: Vec::new(),
-            copies: Vec::new(),
-            tensors: Vec::new(),
-            coverage: Coverage::default(),
-            notices: Vec::new(),
+        let mut plan = Plan::default();
+        if options.lm_head {
+            check_head(checkpoint, arch, options)?;
+        }
+        let mut quantized = HashMap::new();
+        let mut linear = |place: LinearPlace| -> Result<LinearPlan, Error> {
+            let weight = format!("{}.weight", place.name);
+            checkpoint.check(&weight, &[place.out_features, place.in_features])?;
+            let config = options.for_layer(&place.name)?;
+            let parameters = (place.out_features * place.in_features) as u64;
+            plan.coverage.expected += parameters;
+            match config {
+                Some(config) => {
+                    plan.coverage.quantized += parameters;
+                    quantized.insert(weight, (place.clone(), config));
+                }
+                None => plan.coverage.skipped += parameters,
+            }
+            Ok(LinearPlan { place, config })
         };
-        for tensor in arch.dense_tensors() {
+        for block in 0..arch.config.layers {
+            let stages = (0..arch.graph.stages.len())
+                .map(|stage| arch.linears(block, stage).into_iter().map(&mut linear).collect());
+            plan.blocks.push(stages.collect::<Result<_, _>>()?);
+        }
+        if options.lm_head {
+            plan.head = Some(linear(arch.head())?);
+        }
+        for tensor in arch.dense_tensors().filter(|t| !quantized.contains_key(&t.name)) {
             checkpoint.check(&tensor.name, &tensor.shape)?;
             plan.dense.push(tensor.name);
         }
-        let mut quantized = std::collections::HashMap::new();
-        for block in 0..arch.config.layers {
-            let mut stages = Vec::with_capacity(arch.graph.stages.len());
-            for stage in 0..arch.graph.stages.len() {
-                let mut linears = Vec::new();
-                for place in arch.linears(block, stage) {
-                    let weight = format!("{}.weight", place.name);
-                    checkpoint.check(&weight, &[place.out_features, place.in_features])?;
-                    let config = options.for_layer(&place.name)?;
-                    let parameters = (place.out_features * place.in_features) as u64;
-                    plan.coverage.expected += parameters;
-                    match config {
-                        Some(config) => {
-                            plan.coverage.quantized += parameters;
-                            quantized.insert(weight, (place.clone(), config));
-                        }
-                        None => plan.coverage.skipped += parameters,
-                    }
-                    linears.push(LinearPlan { place, config });
-                }
-                stages.push(linears);
-            }
-            plan.linears.push(stages);
-        }
+        let mut checked: Vec<LayerSpec> = Vec::new();
         for tensor in checkpoint.tensors() {
             match quantized.remove(tensor.name) {
                 Some((place, config)) => {
-                    plan.outputs.extend(packed_specs(&place, &config));
+                    let spec = options.spec(&place, &config);
+                    if options.format.zero_format().is_none() && !checked.contains(&spec) {
+                        check_held(options.format, &place, &spec)?;
+                        checked.push(spec);
+                    }
+                    plan.outputs.extend(packed_specs(options.format, &place, &spec));
                     plan.tensors.push(Entry::new(tensor.name, Fate::Quantized, None));
                 }
                 None => {
@@ -212,86 +106,113 @@ impl Plan {
                 }
             }
         }
-        plan.notices = notices(&plan, options);
+        plan.quantization = quantization(checkpoint, arch, &plan, options)?;
+        plan.notices = notices(&plan, options)?;
         Ok(plan)
     }
 
-    /// All quantized linears.
-    fn quantized(&self) -> impl Iterator<Item = (&LinearPlace, QuantConfig)> {
-        self.linears.iter().flatten().flatten().filter_map(|l| Some((&l.place, l.config?)))
+    /// Whether the original model must run beside the quantized one, as GPTAQ wants it.
+    pub(crate) fn needs_native(&self) -> bool {
+        let alpha = |l: &LinearPlan| l.config.is_some_and(|c| c.gptaq_alpha != 0.0);
+        self.linears().any(alpha)
+    }
+
+    /// All linears, in the order they are reached.
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &LinearPlan> {
+        self.blocks.iter().flatten().flatten().chain(&self.head)
     }
 }
 
-fn packed_specs(place: &LinearPlace, config: &QuantConfig) -> [TensorSpec; 4] {
-    let (rows, columns) = (place.in_features, place.out_features);
-    let groups = config.group_size.groups(rows);
-    let spec = |part: Part, dtype, shape: &[usize]| TensorSpec {
-        name: part.of(&place.name),
-        dtype,
-        shape: shape.to_vec(),
-    };
-    [
-        spec(Part::QWeight, Dtype::I32, &[lane::words(config.bits, rows), columns]),
-        spec(Part::QZeros, Dtype::I32, &[groups, lane::words(config.bits, columns)]),
-        spec(Part::Scales, Dtype::F16, &[groups, columns]),
-        spec(Part::GIdx, Dtype::I32, &[rows]),
-    ]
-}
-
-/// What common servers will not take, said before hours are spent.
-fn notices(plan: &Plan, options: &QuantizeOptions) -> Vec<String> {
-    let mut out = Vec::new();
-    let mut note = |message: String| {
-        if !out.contains(&message) {
-            out.push(message);
-        }
-    };
-    for (place, config) in plan.quantized() {
-        let (bits, group) = (config.bits.get(), config.group_size.to_file());
-        if !matches!(config.bits, Bits::B4 | Bits::B8) {
-            note(format!(
-                "{bits}-bit layers load in transformers, GPTQModel and here; vLLM and SGLang take only 4 and 8 bits"
-            ));
-        }
-        if !config.sym {
-            note("asymmetric layers load in transformers, GPTQModel and here; vLLM and SGLang take only sym GPTQ".into());
-            if options.zero_format == ZeroPointFormat::Gptq {
-                note("asymmetric layers in the gptq (v1) format keep zero points of at least 1, because readers disagree on a stored -1; --format gptq_v2 has no such limit".into());
-            }
-        }
-        if ![-1, 32, 64, 128].contains(&group) {
-            note(format!(
-                "group_size {group} is outside what vLLM and SGLang take: -1, 32, 64, 128"
-            ));
-        }
-        if group > 0 && place.in_features % group as usize != 0 {
-            note(format!(
-                "{} has {} inputs, not a multiple of group_size {group}; vLLM and SGLang refuse \
-                 it, a smaller group_size would not",
-                short(&place.name),
-                place.in_features
-            ));
-        }
-        if place.in_features % 32 != 0 || place.out_features % 32 != 0 {
-            note(format!(
-                "{} is {} × {}; most readers want multiples of 32, so skip it with a dynamic rule \
-                 if yours refuses",
-                short(&place.name),
-                place.out_features,
-                place.in_features
-            ));
-        }
+/// Refuses a head that there is none of: tied embeddings are looked up as well as multiplied by.
+fn check_head(
+    checkpoint: &Checkpoint,
+    arch: &Architecture,
+    options: &QuantizeOptions,
+) -> Result<(), Error> {
+    let head = arch.head().name;
+    if arch.config.tie_word_embeddings {
+        return Err(Error::input(format!(
+            "{head} cannot be quantized: {} ties it to the embedding, whose rows are looked up as \
+             well; leave lm_head off",
+            checkpoint.config_file()
+        )));
     }
-    out
+    if checkpoint.get(arch.graph.head).is_none() {
+        return Err(Error::input(format!(
+            "{head} cannot be quantized: {} holds no {}, so the embedding serves as head; leave \
+             lm_head off",
+            checkpoint.dir().display(),
+            arch.graph.head
+        )));
+    }
+    if options.for_layer(&head)?.is_none() {
+        return Err(Error::input(format!(
+            "lm_head asks for {head} to be quantized, but a dynamic rule skips it; drop one of the \
+             two"
+        )));
+    }
+    Ok(())
 }
 
-/// A layer's name without its block, so that a notice appears once for all blocks.
-fn short(name: &str) -> &str {
-    let after_index = name.split_inclusive('.').scan(0, |at, part| {
-        *at += part.len();
-        Some((*at, part))
-    });
-    let index = |part: &str| part.trim_end_matches('.').parse::<usize>().is_ok();
-    let cut = after_index.filter(|(_, part)| index(part)).map(|(at, _)| at).last();
-    cut.and_then(|at| name.get(at..)).unwrap_or(name)
+/// The tensors that a packed linear becomes.
+fn packed_specs(format: Format, place: &LinearPlace, spec: &LayerSpec) -> Vec<TensorSpec> {
+    let parts = format.parts(spec).into_iter();
+    let tensor = |(part, dtype, shape): (Part, _, _)| {
+        Some(TensorSpec { name: part.of(&place.name), dtype: file_dtype(dtype)?, shape })
+    };
+    parts.filter_map(tensor).collect()
+}
+
+/// Refuses a layer that the format cannot hold, before anything is computed.
+fn check_held(format: Format, place: &LinearPlace, spec: &LayerSpec) -> Result<(), Error> {
+    // Formats' rules are about shapes, widths and grids: any layer of the spec will do.
+    let (ins, outs, groups) = (spec.in_features, spec.out_features, spec.groups());
+    let size = spec.group_size.columns(ins);
+    let group = |c: usize| (if spec.scattered { ins - 1 - c } else { c } / size) as u32;
+    let any = QuantizedMatrix {
+        bits: spec.width.bits(),
+        codes: Array2::zeros((outs, ins)),
+        scales: Array2::ones((outs, groups)),
+        zeros: Array2::from_elem((outs, groups), spec.width.middle()),
+        g_idx: (0..ins).map(group).collect(),
+    };
+    let failed = |source| Error::Packed { layer: place.name.clone(), source };
+    format.check(&any, spec).map_err(failed)
+}
+
+/// What the result says of itself. GPTQ's dialect says it as the run was told; others have no
+/// regexes, and name modules.
+fn quantization(
+    checkpoint: &Checkpoint,
+    arch: &Architecture,
+    plan: &Plan,
+    options: &QuantizeOptions,
+) -> Result<Value, Error> {
+    let mut config = options.checkpoint_config();
+    // Whether readers must look at group indices anywhere, whatever a rule says of static groups.
+    let scattered = |l: &LinearPlan| l.config.is_some_and(|c| options.spec(&l.place, &c).scattered);
+    config.desc_act &= plan.linears().any(scattered);
+    let failed = |source| Error::QuantizationConfig { file: checkpoint.config_file(), source };
+    if speaks_gptq(options.format) {
+        return config.to_json().map_err(failed);
+    }
+    let scheme = |linear: &LinearPlan| {
+        let spec = options.spec(&linear.place, &linear.config?);
+        Some(Scheme {
+            bits: spec.width,
+            group_size: spec.group_size,
+            sym: spec.sym,
+            desc_act: spec.scattered,
+        })
+    };
+    let head = arch.head().name;
+    let modules = plan.linears().map(|l| (l.place.name.as_str(), scheme(l)));
+    let left_alone = plan.head.is_none().then_some((head.as_str(), None));
+    let config = config.for_modules(options.format, modules.chain(left_alone));
+    config.and_then(|config| config.to_json()).map_err(failed)
+}
+
+/// Whether a format's config is GPTQ's, which also stands in `quantize_config.json`.
+pub(crate) fn speaks_gptq(format: Format) -> bool {
+    !matches!(format, Format::Awq | Format::CompressedTensors)
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use gptq_core::QuantConfig;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -20,6 +21,8 @@ pub struct Report {
     pub layers: Vec<LayerReport>,
     /// Parameters in linears that were quantized, and in all that could have been.
     pub coverage: Coverage,
+    /// The adapter that was computed along, if one was.
+    pub adapter: Option<AdapterReport>,
     /// What a user should know before serving the result.
     pub notices: Vec<String>,
     /// Every source tensor and file.
@@ -51,15 +54,68 @@ pub struct LayerReport {
     pub damp_percent: Option<f64>,
     /// Factorisations tried, the successful one included.
     pub damp_attempts: Option<u32>,
+    /// How often the Hessian's diagonal was raised before any damping was enough: 0 as it should
+    /// be.
+    pub damp_floor: Option<u32>,
     /// Calibration tokens its Hessian saw.
     pub tokens: u64,
     /// Inputs that were zero on every token.
     pub dead_columns: usize,
-    /// Whether another method stepped in for the one asked for. Never, so far: a layer that cannot
-    /// be solved fails the run.
-    pub fallback: bool,
-    /// Seconds of its stage divided among the stage's linears.
+    /// What stepped in for the method asked for; null for all but linears that could not be solved.
+    pub fallback: Option<Fallback>,
+    /// Seconds of the pass it was solved in, divided among that pass's linears.
     pub seconds: f64,
+}
+
+impl LayerReport {
+    /// A linear that no Hessian had a say in.
+    pub(crate) fn unsolved(name: &str, config: &QuantConfig) -> Self {
+        Self {
+            name: name.to_owned(),
+            bits: config.bits.get(),
+            group_size: config.group_size.to_file(),
+            loss: None,
+            rtn_loss: None,
+            damp_percent: None,
+            damp_attempts: None,
+            damp_floor: None,
+            tokens: 0,
+            dead_columns: 0,
+            fallback: None,
+            seconds: 0.0,
+        }
+    }
+}
+
+/// Why and how a linear was quantized without its inputs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fallback {
+    /// The strategy's name.
+    pub strategy: &'static str,
+    /// What was wrong with its inputs.
+    pub reason: String,
+    /// Mean of `|W − Q|`.
+    pub mean_abs_error: f64,
+}
+
+impl Report {
+    /// The linears that could not be solved, and what was done instead.
+    pub fn fallbacks(&self) -> impl Iterator<Item = (&str, &Fallback)> {
+        self.layers.iter().filter_map(|l| Some((l.name.as_str(), l.fallback.as_ref()?)))
+    }
+}
+
+/// An adapter that makes up for some of the error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AdapterReport {
+    /// Its folder, in PEFT layout.
+    pub path: String,
+    /// The rank asked for.
+    pub rank: usize,
+    /// Linears it corrects.
+    pub modules: usize,
+    /// Bytes of its tensors.
+    pub bytes: u64,
 }
 
 /// How much of what could be quantized was.

@@ -72,6 +72,16 @@ impl Rope {
         Self { theta, dim, max_position_embeddings: usize::MAX, scaling: Scaling::None }
     }
 
+    /// Radians per position of the first channel pair are 1, of the last nearly `1 / theta`.
+    pub(crate) fn theta(&self) -> f64 {
+        self.theta
+    }
+
+    /// Channels rotated per head.
+    pub(crate) fn dim(&self) -> usize {
+        self.dim
+    }
+
     /// Radians per position of each channel pair, for a text that ends before position `end`.
     pub fn inv_freq(&self, end: usize) -> Vec<f32> {
         let dim = self.dim as f64;

@@ -61,6 +61,8 @@ pub struct Override {
     pub act_group_aware: Option<bool>,
     /// Grids chosen before the first column; matters only while quantizing.
     pub static_groups: Option<bool>,
+    /// Exponent of the grid search, 0 for none; matters only while quantizing.
+    pub mse: Option<f64>,
     /// Share of the mean diagonal added to the Hessian; matters only while quantizing.
     pub damp_percent: Option<f64>,
     /// Keys not known here, kept for writing.
@@ -165,6 +167,7 @@ impl Override {
                 "act_group_aware" => changes.act_group_aware = Some(keys::boolean(&named, value)?),
                 "static_groups" => changes.static_groups = Some(keys::boolean(&named, value)?),
                 "damp_percent" => changes.damp_percent = Some(keys::number(&named, value)?),
+                "mse" => changes.mse = Some(keys::number(&named, value)?),
                 "pack_dtype" => keys::pack_dtype(&named, value)?,
                 _ => {
                     changes.extra.insert(key.clone(), value.clone());
@@ -183,6 +186,7 @@ impl Override {
             ("act_group_aware", self.act_group_aware.map(Value::from)),
             ("static_groups", self.static_groups.map(Value::from)),
             ("damp_percent", self.damp_percent.map(Value::from)),
+            ("mse", self.mse.map(Value::from)),
         ];
         let known = known.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
         known.chain(self.extra.clone()).collect()
@@ -239,6 +243,19 @@ mod tests {
             "+:b": {"sym": false, "desc_act": true, "damp_percent": 0.1},
         });
         assert_eq!(rules(&json).to_json().to_string(), json.to_string());
+    }
+
+    #[test]
+    fn settings_have_types() {
+        let rules = rules(&json!({"a": {"mse": 2.4}, "b": {"mse": 0}}));
+        for (module, mse) in [("a", 2.4), ("b", 0.0)] {
+            let Ok(Resolved::Override(changes)) = rules.resolve(module) else {
+                panic!("{module} has a rule")
+            };
+            assert_eq!(changes.mse, Some(mse));
+        }
+        let error = DynamicRules::from_json(&json!({"a": {"mse": true}})).unwrap_err();
+        assert_eq!(error.to_string(), "mse of dynamic \"a\" is true, but must be a number");
     }
 
     #[test]

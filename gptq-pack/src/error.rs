@@ -1,6 +1,6 @@
 //! What can go wrong between numbers, words and configuration files.
 
-use crate::{Dtype, names::Part};
+use crate::{Dtype, Format, gguf::BlockType, names::Part};
 
 /// An error of packing, of reading a packed layer, or of reading a quantization config. Messages
 /// are clauses; whoever knows the layer's or the file's name puts it in front.
@@ -122,6 +122,18 @@ pub enum Error {
         /// Its column in the file's orientation.
         column: usize,
     },
+    /// A number beyond the largest `BF16`.
+    #[error("{part} holds {value} at row {row}, column {column}, beyond BF16 (3.39e38); store F32")]
+    Bf16Overflow {
+        /// Which tensor.
+        part: Part,
+        /// The first offending value.
+        value: f32,
+        /// Its row in the file's orientation.
+        row: usize,
+        /// Its column in the file's orientation.
+        column: usize,
+    },
     /// A code or a zero point wider than `bits`; packed, it would spill into its neighbour.
     #[error(
         "{what} at output {row}, column {column} is {value}, but {bits} bits hold at most {maxq}"
@@ -155,6 +167,92 @@ pub enum Error {
         group: usize,
     },
 
+    /// A width that no packed layout has.
+    #[error("bits is {bits}, but packed layouts hold codes of 2 to 8 bits")]
+    UnsupportedWidth {
+        /// The width.
+        bits: u32,
+    },
+    /// A name that is no format's.
+    #[error(
+        "{found:?} is no format; formats are gptq, gptq_v2, gptq_p, marlin, awq and \
+         compressed-tensors"
+    )]
+    UnknownFormat {
+        /// The name.
+        found: String,
+    },
+    /// A layer that a format cannot hold.
+    #[error("format {format} cannot hold this layer: {message}")]
+    FormatRule {
+        /// The format.
+        format: Format,
+        /// The rule, the numbers and the way out.
+        message: String,
+    },
+    /// A layer that is not what its spec says.
+    #[error("{what} is {found}, but was announced as {expected}")]
+    SpecMismatch {
+        /// Which property.
+        what: &'static str,
+        /// What the layer has.
+        found: String,
+        /// What the spec says.
+        expected: String,
+    },
+    /// A tensor without which a layer cannot be read.
+    #[error("{part} is missing; a layer of format {format} needs it")]
+    MissingPart {
+        /// Which tensor.
+        part: Part,
+        /// The format.
+        format: Format,
+    },
+    /// A tensor that should be a matrix.
+    #[error("{part} has shape {found:?}, but must be a matrix")]
+    Rank {
+        /// Which tensor.
+        part: Part,
+        /// Its shape.
+        found: Vec<usize>,
+    },
+    /// Rows that no whole number of GGUF blocks covers.
+    #[error(
+        "the layer has {in_features} inputs, but GGUF blocks are runs of 32; write it as f16, or \
+         leave it unquantized"
+    )]
+    BlockWidth {
+        /// Input columns.
+        in_features: usize,
+    },
+    /// A GGUF block with two scales.
+    #[error(
+        "inputs {first} and {column} are of groups {} and {}, but a GGUF block is 32 neighbours \
+         with one scale; quantize with group_size -1 or a multiple of 32 and without desc_act, or \
+         write this one as f16",
+        groups[0], groups[1]
+    )]
+    BlockGroups {
+        /// First input of the block.
+        first: usize,
+        /// First input of another group.
+        column: usize,
+        /// Their groups.
+        groups: [u32; 2],
+    },
+    /// Bytes that are no GGUF blocks of that matrix.
+    #[error("{found} bytes are no {out_features} × {in_features} matrix in {ty} blocks")]
+    BlockBytes {
+        /// The encoding.
+        ty: BlockType,
+        /// Bytes there.
+        found: usize,
+        /// Output rows.
+        out_features: usize,
+        /// Input columns.
+        in_features: usize,
+    },
+
     /// The config is not a JSON object.
     #[error("the quantization config is {found}, but must be a JSON object")]
     ConfigNotObject {
@@ -178,35 +276,44 @@ pub enum Error {
         expected: &'static str,
     },
     /// Two spellings of one key contradict each other.
-    #[error("{first} is {first_value}, but {second} is {second_value}; keep one of them")]
+    #[error("{first}, but {second}; keep one of them")]
     ConfigConflict {
-        /// One key as the file spells it.
+        /// One key as the file spells it, and its value: "bits is 4".
         first: String,
-        /// Its value, as JSON.
-        first_value: String,
-        /// The other key as the file spells it.
+        /// The other.
         second: String,
-        /// Its value, as JSON.
-        second_value: String,
     },
     /// A checkpoint of another method.
-    #[error("{key} is {found:?}, but only gptq checkpoints can be read")]
+    #[error(
+        "{key} is {found:?}, but methods that can be read are gptq, awq, compressed-tensors and \
+         auto-round"
+    )]
     UnsupportedMethod {
         /// The key that says so.
         key: String,
         /// The method.
         found: String,
     },
-    /// A GPTQ checkpoint in another layout.
+    /// A checkpoint in another layout.
     #[error(
-        "{key} says that the checkpoint is stored as {found:?}, but only gptq and gptq_v2 can be read; \
-         convert it with the tool that wrote it"
+        "{key} says that the checkpoint is stored as {found:?}, but only gptq, gptq_v2, gptq_p, \
+         marlin, awq and compressed-tensors can be read; convert it with the tool that wrote it"
     )]
     UnsupportedFormat {
         /// The key that says so.
         key: String,
         /// The layout.
         found: String,
+    },
+    /// A checkpoint of a known method, in a variant that is not read.
+    #[error("{key} is {found}, which is not read: {advice}")]
+    UnsupportedScheme {
+        /// The key that says so.
+        key: String,
+        /// Its value.
+        found: String,
+        /// What is read, and the way out.
+        advice: &'static str,
     },
     /// A rule of `dynamic` that is no regular expression.
     #[error("dynamic rule {pattern:?} is no regular expression: {message}")]

@@ -25,7 +25,12 @@ const _: () = {
 
 /// Words that `n` codes fill, `⌈n·b / 32⌉`; never overflows.
 pub const fn words(bits: Bits, n: usize) -> usize {
-    let b = bits.get() as usize;
+    words_of(bits.get(), n)
+}
+
+/// [`words`] for any width.
+pub(crate) const fn words_of(bits: u32, n: usize) -> usize {
+    let b = bits as usize;
     n / LANE * b + (n % LANE * b).div_ceil(32)
 }
 
@@ -80,13 +85,18 @@ pub fn unpack(bits: Bits, words: &[u32], codes: &mut [u8]) {
 /// # Panics
 /// If the stream ends before code `n` does.
 pub fn code_at(bits: Bits, words: &[u32], n: usize) -> u8 {
-    let b = bits.get() as usize;
+    code_of(bits.get(), words, n)
+}
+
+/// [`code_at`] for any width up to 8.
+pub(crate) fn code_of(bits: u32, words: &[u32], n: usize) -> u8 {
+    let b = bits as usize;
     let (word, shift) = (n * b / 32, n * b % 32);
     let mut value = words[word] >> shift;
     if shift + b > 32 {
         value |= words[word + 1] << (32 - shift);
     }
-    value as u8 & bits.maxq()
+    value as u8 & ((1u32 << bits) - 1) as u8
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The GPTQ checkpoint format: packed words, zero points, and the configuration beside them.
+//! Packed checkpoint formats: GPTQ's words and zero points, those of AWQ, Marlin and
+//! compressed-tensors, and the configuration beside them.
 //!
 //! This crate turns the integers that [`gptq_core`] finds into the tensors that vLLM, SGLang,
 //! transformers, ExLlama and GPTQModel load, and back. It rearranges bits and can be undone exactly;
@@ -29,6 +30,12 @@
 //!
 //! They stand for `W[o, i] = scales[g, o] · (code[i, o] − zero[g, o])` with `g = g_idx[i]`.
 //! [`ZeroPointFormat`] says whether `qzeros` holds zero points or zero points minus one.
+//!
+//! # Other layouts
+//!
+//! [`Format`] puts every layout behind one interface: which tensors a layer has, what it can hold,
+//! packing and unpacking. [`PackedLinear`] is the layout of `gptq` and `gptq_v2`, which kernels read
+//! where it lies.
 //!
 //! # Example
 //!
@@ -70,24 +77,29 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod gguf;
 pub mod lane;
 pub mod names;
 
-mod config_json;
+mod config;
 mod dynamic;
 mod error;
-mod keys;
+mod format;
 mod linear;
 mod ops;
 mod tensors;
 mod view;
+mod width;
 mod zeros;
 
-pub use config_json::{CheckpointConfig, Scheme};
+use config::keys;
+pub use config::{CheckpointConfig, LEGACY_TENSORS, Scheme};
 pub use dynamic::{DynamicRules, Override, Resolved};
 pub use error::Error;
+pub use format::{Format, LayerSpec, Rounding, marlin};
 pub use linear::{PackedLinear, PackedLinearRef};
 pub use ops::{Dequantized, PackedBackend};
 pub use tensors::{Dtype, RawTensor};
 pub use view::{LinearTensors, PackSpec};
+pub use width::Width;
 pub use zeros::ZeroPointFormat;

@@ -56,7 +56,10 @@ impl PackedLinearRef<'static> {
     /// [`Error::ZeroPointAtZero`] if a zero point is 0 and the format stores it minus one.
     pub fn pack(q: &QuantizedMatrix, zero_format: ZeroPointFormat) -> Result<Self, Error> {
         let (out_features, in_features, groups) = (q.out_features(), q.in_features(), q.groups());
-        check(q, zero_format)?;
+        check_matrix(q)?;
+        if zero_format == ZeroPointFormat::Gptq {
+            check_zero_points(q)?;
+        }
 
         let mut qzeros = vec![0; groups * lane::words(q.bits, out_features)];
         let mut of_group = Vec::with_capacity(out_features);
@@ -66,8 +69,7 @@ impl PackedLinearRef<'static> {
             of_group.extend(zeros);
             zero_format.store(q.bits, &of_group, words);
         }
-        // Files hold scales groups × out: columns of ours are rows of theirs.
-        let scales = round_to_half(Part::Scales, out_features, q.scales.t().iter().copied())?;
+        let scales = half_scales(q)?;
         Ok(Self {
             bits: q.bits,
             in_features,
@@ -191,6 +193,12 @@ fn unpack_columns(bits: Bits, qweight: &[u32], ins: usize, outs: usize) -> Array
     codes
 }
 
+/// Scales in half precision and in the order of files, groups × out: columns of ours are rows of
+/// theirs.
+pub(crate) fn half_scales(q: &QuantizedMatrix) -> Result<Vec<f16>, Error> {
+    round_to_half(Part::Scales, q.out_features(), q.scales.t().iter().copied())
+}
+
 /// `F16` where that loses nothing.
 fn bias_tensor(bias: &[f32]) -> RawTensor<'_> {
     let halves: Vec<f16> = bias.iter().map(|&b| f16::from_f32(b)).collect();
@@ -203,8 +211,8 @@ fn bias_tensor(bias: &[f32]) -> RawTensor<'_> {
     RawTensor { dtype, shape: vec![bias.len()], bytes }
 }
 
-/// Refuses a matrix that contradicts itself or that the format cannot hold.
-fn check(q: &QuantizedMatrix, zero_format: ZeroPointFormat) -> Result<(), Error> {
+/// Refuses a matrix that contradicts itself.
+pub(crate) fn check_matrix(q: &QuantizedMatrix) -> Result<(), Error> {
     let (out_features, in_features, groups) = (q.out_features(), q.in_features(), q.groups());
     if out_features == 0 || in_features == 0 || groups == 0 {
         return Err(Error::Empty { out_features, in_features, groups });
@@ -233,16 +241,21 @@ fn check(q: &QuantizedMatrix, zero_format: ZeroPointFormat) -> Result<(), Error>
             return Err(Error::TooWide { what, row, column, value, bits, maxq });
         }
     }
-    if zero_format == ZeroPointFormat::Gptq {
-        let mut at_zero = q.zeros.indexed_iter().filter(|&(_, &z)| z == 0);
-        if let Some(((row, group), _)) = at_zero.next() {
-            return Err(Error::ZeroPointAtZero { count: 1 + at_zero.count(), row, group });
-        }
-    }
     Ok(())
 }
 
-fn shape(part: Part, found: &[usize], expected: &[usize], rule: &str) -> Error {
+/// Refuses zero points of 0, which v1 cannot hold.
+pub(crate) fn check_zero_points(q: &QuantizedMatrix) -> Result<(), Error> {
+    let mut at_zero = q.zeros.indexed_iter().filter(|&(_, &z)| z == 0);
+    match at_zero.next() {
+        Some(((row, group), _)) => {
+            Err(Error::ZeroPointAtZero { count: 1 + at_zero.count(), row, group })
+        }
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn shape(part: Part, found: &[usize], expected: &[usize], rule: &str) -> Error {
     let (found, expected) = (found.to_vec(), expected.to_vec());
     Error::Shape { part, found, expected, rule: rule.to_owned() }
 }

@@ -7,11 +7,13 @@ use half::{bf16, f16};
 
 use crate::{Error, names::Part};
 
-/// Number formats that GPTQ checkpoints use. Names are those of safetensors.
+/// Number formats that packed checkpoints use. Names are those of safetensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
     /// 32-bit words and indices.
     I32,
+    /// Shapes, in compressed-tensors.
+    I64,
     /// IEEE half precision.
     F16,
     /// The upper half of an `F32`.
@@ -26,6 +28,7 @@ impl Dtype {
     /// Bytes per element; 1 for [`Dtype::Other`], which is refused before its size matters.
     pub const fn size(self) -> usize {
         match self {
+            Dtype::I64 => 8,
             Dtype::I32 | Dtype::F32 => 4,
             Dtype::F16 | Dtype::BF16 => 2,
             Dtype::Other => 1,
@@ -37,10 +40,11 @@ impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Dtype::I32 => "I32",
+            Dtype::I64 => "I64",
             Dtype::F16 => "F16",
             Dtype::BF16 => "BF16",
             Dtype::F32 => "F32",
-            Dtype::Other => "other than I32, F16, BF16 and F32",
+            Dtype::Other => "other than I32, I64, F16, BF16 and F32",
         })
     }
 }
@@ -57,6 +61,12 @@ pub struct RawTensor<'a> {
 }
 
 impl<'a> RawTensor<'a> {
+    /// The same tensor, independent of the file's bytes.
+    pub fn into_owned(self) -> RawTensor<'static> {
+        let Self { dtype, shape, bytes } = self;
+        RawTensor { dtype, shape, bytes: bytes.into_owned().into() }
+    }
+
     /// Borrows a tensor from a file's bytes.
     pub fn new(dtype: Dtype, shape: &[usize], bytes: &'a [u8]) -> Self {
         Self { dtype, shape: shape.to_vec(), bytes: Cow::Borrowed(bytes) }
@@ -89,15 +99,39 @@ impl<'a> RawTensor<'a> {
         }
     }
 
+    /// The numbers of a float tensor, exactly, once the shape is proven and all are finite.
+    pub(crate) fn finite_floats(&self, expected: Expected<'_>) -> Result<Vec<f32>, Error> {
+        let (part, columns) = (expected.part, expected.shape.last().copied().unwrap_or(1));
+        let values = self.floats(expected)?;
+        match values.iter().position(|v| !v.is_finite()) {
+            None => Ok(values),
+            Some(i) => {
+                let (value, row, column) = (values[i], i / columns, i % columns);
+                Err(Error::NotFinite { part, value, row, column })
+            }
+        }
+    }
+
     /// The numbers of a float tensor, exactly, once the shape is proven. Infinities pass.
     pub(crate) fn floats(&self, expected: Expected<'_>) -> Result<Vec<f32>, Error> {
         let widen: fn(&Cow<'a, [u8]>) -> Vec<f32> = match self.dtype {
             Dtype::F32 => |b| decode(b, f32::from_le_bytes).into_owned(),
             Dtype::F16 => |b| decode(b, f16::from_le_bytes).iter().map(|v| v.to_f32()).collect(),
             Dtype::BF16 => |b| decode(b, bf16::from_le_bytes).iter().map(|v| v.to_f32()).collect(),
-            Dtype::I32 | Dtype::Other => {
+            Dtype::I32 | Dtype::I64 | Dtype::Other => {
                 return Err(self.wrong_dtype(expected.part, "F16, BF16 or F32"));
             }
+        };
+        self.check(expected)?;
+        Ok(widen(&self.bytes))
+    }
+
+    /// The numbers of an `I32` or `I64` tensor, once the shape is proven.
+    pub(crate) fn integers(&self, expected: Expected<'_>) -> Result<Vec<i64>, Error> {
+        let widen: fn(&Cow<'a, [u8]>) -> Vec<i64> = match self.dtype {
+            Dtype::I64 => |b| decode(b, i64::from_le_bytes).into_owned(),
+            Dtype::I32 => |b| decode(b, i32::from_le_bytes).iter().map(|&v| v.into()).collect(),
+            _ => return Err(self.wrong_dtype(expected.part, "I64 or I32")),
         };
         self.check(expected)?;
         Ok(widen(&self.bytes))
@@ -146,6 +180,40 @@ pub(crate) fn round_to_half(
         }
     };
     values.into_iter().enumerate().map(round).collect()
+}
+
+/// Numbers as the bytes of a float tensor, rounded to its dtype. `columns` only serves the messages.
+pub(crate) fn encode_floats(
+    part: Part,
+    dtype: Dtype,
+    columns: usize,
+    values: &[f32],
+) -> Result<Vec<u8>, Error> {
+    let place = |i: usize| (i / columns, i % columns);
+    if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+        let (value, (row, column)) = (values[i], place(i));
+        return Err(Error::NotFinite { part, value, row, column });
+    }
+    match dtype {
+        Dtype::F32 => Ok(encode(values, f32::to_le_bytes).into_owned()),
+        Dtype::F16 => {
+            let halves = round_to_half(part, columns, values.iter().copied())?;
+            Ok(encode(&halves, f16::to_le_bytes).into_owned())
+        }
+        Dtype::BF16 => {
+            let rounded: Vec<bf16> = values.iter().map(|&v| bf16::from_f32(v)).collect();
+            match rounded.iter().position(|v| !v.is_finite()) {
+                None => Ok(encode(&rounded, bf16::to_le_bytes).into_owned()),
+                Some(i) => {
+                    let (value, (row, column)) = (values[i], place(i));
+                    Err(Error::Bf16Overflow { part, value, row, column })
+                }
+            }
+        }
+        found @ (Dtype::I32 | Dtype::I64 | Dtype::Other) => {
+            Err(Error::Dtype { part, found, expected: "F16, BF16 or F32" })
+        }
+    }
 }
 
 /// Little-endian bytes as numbers: in place where this machine's byte order and the bytes'

@@ -100,7 +100,7 @@ impl<'a> PackedLinearRef<'a> {
             rule: "rows are ⌈in_features / group_size⌉, columns out_features",
         })?;
         let g_idx = match &tensors.g_idx {
-            Some(tensor) => read_g_idx(tensor, in_features, groups)?,
+            Some(tensor) => read_g_idx(Part::GIdx, tensor, in_features, groups)?,
             None => natural_g_idx(in_features, group_size.columns(in_features))?.into(),
         };
         let bias =
@@ -213,13 +213,14 @@ impl<'a> PackedLinearRef<'a> {
     }
 }
 
-fn read_g_idx<'a>(
+pub(crate) fn read_g_idx<'a>(
+    part: Part,
     tensor: &RawTensor<'a>,
     in_features: usize,
     groups: usize,
 ) -> Result<Cow<'a, [u32]>, Error> {
     let rule = "the group of each of the in_features inputs";
-    let mut g_idx = tensor.words(Expected { part: Part::GIdx, shape: &[in_features], rule })?;
+    let mut g_idx = tensor.words(Expected { part, shape: &[in_features], rule })?;
     // Almost every file passes here, and stays borrowed.
     if g_idx.iter().all(|&g| g as i32 >= 0 && (g as usize) < groups) {
         return Ok(g_idx);
@@ -236,7 +237,7 @@ fn read_g_idx<'a>(
     Ok(g_idx)
 }
 
-fn natural_g_idx(in_features: usize, columns: usize) -> Result<Vec<u32>, Error> {
+pub(crate) fn natural_g_idx(in_features: usize, columns: usize) -> Result<Vec<u32>, Error> {
     let group = |c| u32::try_from(c / columns).ok();
     (0..in_features)
         .map(group)
@@ -244,7 +245,7 @@ fn natural_g_idx(in_features: usize, columns: usize) -> Result<Vec<u32>, Error> 
         .ok_or(Error::TooLarge { part: Part::GIdx, shape: vec![in_features] })
 }
 
-fn read_bias(tensor: &RawTensor<'_>, out_features: usize) -> Result<Vec<f32>, Error> {
+pub(crate) fn read_bias(tensor: &RawTensor<'_>, out_features: usize) -> Result<Vec<f32>, Error> {
     let (part, rule) = (Part::Bias, "one entry for each of the out_features outputs");
     let bias = tensor.floats(Expected { part, shape: &[out_features], rule })?;
     match bias.iter().position(|b| !b.is_finite()) {

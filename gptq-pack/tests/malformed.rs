@@ -76,7 +76,7 @@ fn wrong_dtypes() {
     let error = message(read(|t, _| t.qweight.dtype = Dtype::F32));
     assert_eq!(error, "qweight has dtype F32, but must be I32");
     let error = message(read(|t, _| t.qzeros.dtype = Dtype::Other));
-    assert_eq!(error, "qzeros has dtype other than I32, F16, BF16 and F32, but must be I32");
+    assert_eq!(error, "qzeros has dtype other than I32, I64, F16, BF16 and F32, but must be I32");
     let error = message(read(|t, _| t.scales.dtype = Dtype::I32));
     assert_eq!(error, "scales has dtype I32, but must be F16, BF16 or F32");
     let error = message(read(|t, _| t.g_idx.as_mut().unwrap().dtype = Dtype::BF16));
@@ -257,8 +257,9 @@ fn configs_that_cannot_be_understood() {
             "format is \"gptq\", but checkpoint_format is \"gptq_v2\"; keep one of them",
         ),
         (
-            json!({"bits": 4, "quant_method": "awq"}),
-            "quant_method is \"awq\", but only gptq checkpoints can be read",
+            json!({"bits": 4, "quant_method": "aqlm"}),
+            "quant_method is \"aqlm\", but methods that can be read are gptq, awq, \
+             compressed-tensors and auto-round",
         ),
     ] {
         assert_eq!(config(&json), expected);
@@ -268,11 +269,10 @@ fn configs_that_cannot_be_understood() {
 #[test]
 fn configs_of_other_layouts_name_the_layout() {
     for (json, key, found) in [
-        (json!({"bits": 4, "is_marlin_format": true}), "is_marlin_format", "marlin"),
-        (json!({"bits": 4, "quant_method": "marlin"}), "quant_method", "marlin"),
+        (json!({"bits": 4, "quant_method": "bitblas"}), "quant_method", "bitblas"),
         (json!({"bits": 4, "checkpoint_format": "bitblas"}), "checkpoint_format", "bitblas"),
-        (json!({"bits": 4, "format": "gptq_p"}), "format", "gptq_p"),
-        (json!({"bits": 4, "version": "GEMM"}), "version", "gemm"),
+        (json!({"bits": 4, "format": "awq"}), "format", "awq"),
+        (json!({"bits": 4, "version": "GGUF"}), "version", "gguf"),
     ] {
         let expected = Error::UnsupportedFormat { key: key.to_owned(), found: found.to_owned() };
         assert_eq!(CheckpointConfig::from_json(&json), Err(expected));

@@ -30,6 +30,8 @@ PEERS = {
     "gptqmodel-f16": (["gptqmodel_logits.py", "--dtype", "float16"], ["gptqmodel"], FLOAT16),
     "gptqmodel-bf16": (["gptqmodel_logits.py", "--dtype", "bfloat16"], ["gptqmodel"], BFLOAT16),
 }
+# Layouts whose loaders round dequantized weights to float16, whatever they compute in afterwards.
+HALF_WEIGHTS = ("awq", "compressed-tensors")
 COLUMNS = ("peer", "max |diff|", "largest logit", "ratio", "top-1", "tolerance", "verdict")
 
 
@@ -47,6 +49,11 @@ def reason_to_skip(peer, needs, config):
     missing = [package for package in needs if importlib.util.find_spec(package) is None]
     if missing:
         return f"no {', '.join(missing)}"
+    method = config.get("quantization_config", {}).get("quant_method")
+    if peer.startswith("gptqmodel") and method == "compressed-tensors":
+        return "GPTQModel does not read compressed-tensors"
+    if peer == "transformers" and method == "compressed-tensors" and not importlib.util.find_spec("compressed_tensors"):
+        return "no compressed_tensors"
     if peer == "transformers" and config.get("quantization_config", {}).get("dynamic"):
         return "transformers ignores `dynamic`"
     return None
@@ -111,6 +118,8 @@ def main():
                 rows.append((peer, "", "", "", "", "", f"FAIL: {problem}"))
                 agreed = False
                 continue
+            if peer != "numpy" and config.get("quantization_config", {}).get("quant_method") in HALF_WEIGHTS:
+                tolerance = max(tolerance, FLOAT16)
             line, agrees = row(peer, tolerance, ours, theirs)
             rows.append(line)
             agreed &= agrees

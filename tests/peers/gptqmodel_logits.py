@@ -1,4 +1,4 @@
-"""Logits of a GPTQ checkpoint as GPTQModel loads and runs it on the CPU.
+"""Logits of a GPTQ or AWQ checkpoint as GPTQModel loads and runs it on the CPU.
 
 By default in float32. GPTQModel's plain torch kernel computes in whatever type it is given but its type list names only
 float16 and bfloat16, so this script adds float32 to that list before loading: packed words, zero-point conversion and
@@ -23,6 +23,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 import torch
 from gptqmodel import BACKEND, GPTQModel
 from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+from gptqmodel.nn_modules.qlinear.torch_awq import AwqTorchLinear
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -48,18 +49,21 @@ def with_tokenizer(folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="folder of a GPTQ checkpoint")
+    parser.add_argument("model", help="folder of a GPTQ or AWQ checkpoint")
     parser.add_argument("--ids", required=True, help="safetensors file with input_ids [batch, tokens]")
     parser.add_argument("--out", required=True, help="safetensors file to write logits F32 [batch, tokens, vocab] to")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     args = parser.parse_args()
 
     dtype = getattr(torch, args.dtype)
-    if dtype not in TorchLinear.SUPPORTS_DTYPES:
-        TorchLinear.SUPPORTS_DTYPES = [*TorchLinear.SUPPORTS_DTYPES, dtype]
+    scheme = json.loads((Path(args.model) / "config.json").read_text())["quantization_config"]
+    awq = scheme.get("quant_method") == "awq"
+    kernel, backend = (AwqTorchLinear, BACKEND.AWQ_TORCH) if awq else (TorchLinear, BACKEND.GPTQ_TORCH)
+    if dtype not in kernel.SUPPORTS_DTYPES:
+        kernel.SUPPORTS_DTYPES = [*kernel.SUPPORTS_DTYPES, dtype]
     with with_tokenizer(args.model) as folder:
-        model = GPTQModel.load(folder, device="cpu", backend=BACKEND.GPTQ_TORCH, dtype=dtype).model
-    packed = [module for module in model.modules() if isinstance(module, TorchLinear)]
+        model = GPTQModel.load(folder, device="cpu", backend=backend, dtype=dtype).model
+    packed = [module for module in model.modules() if isinstance(module, kernel)]
     if not packed:
         raise SystemExit("GPTQModel found no packed linear in this folder")
     held = {str(tensor.dtype) for tensor in [*model.parameters(), *(module.scales for module in packed)]}

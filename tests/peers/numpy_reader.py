@@ -2,8 +2,8 @@
 
 An independent reading of the files: nothing here is shared with the Rust code or with any GPTQ library, so agreement
 means that the bytes say what the format says. Covers 2, 3, 4 and 8 bits, any group size and group order (`g_idx`),
-both zero-point conventions (`gptq` stores zero - 1, `gptq_v2` stores zero), per-module `dynamic` overrides, sharded
-and dense folders, and the rotary variants default, linear, llama3 and yarn.
+both zero-point conventions (`gptq` stores zero - 1, `gptq_v2` stores zero), per-module `dynamic` overrides, the layouts
+of `numpy_packed.py`, sharded and dense folders, and the rotary variants default, linear, llama3 and yarn.
 
     python numpy_reader.py MODEL --ids ids.safetensors --out logits.safetensors
 """
@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import numpy_packed
 
 PLAIN_DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16,
@@ -177,20 +178,23 @@ class Llama:
         if self.config["model_type"] != "llama":
             raise ValueError(f"model type {self.config['model_type']} is not read here")
         self.tensors = Tensors(folder)
-        self.packed = sum(name.endswith(".qweight") for name in self.tensors.where)
+        self.packed = sum(name.endswith((".qweight", ".weight_packed", ".B")) for name in self.tensors.where)
 
     def plain(self, name):
         return self.tensors[name].astype(np.float32)
 
     def linear(self, x, module):
-        if module + ".qweight" in self.tensors:
+        weight = numpy_packed.dequantize(self.tensors, self.config, module)
+        if weight is not None:
+            pass
+        elif module + ".qweight" in self.tensors:
             weight = dequantize(self.tensors, self.config, module)
         elif module + ".weight" in self.tensors:
             weight = self.plain(module + ".weight")
         elif module == "lm_head" and self.config.get("tie_word_embeddings"):
             weight = self.plain("model.embed_tokens.weight")
         else:
-            raise ValueError(f"{module}: neither .qweight nor .weight")
+            raise ValueError(f"{module}: neither packed nor .weight")
         y = x @ weight.T
         return y + self.plain(module + ".bias") if module + ".bias" in self.tensors else y
 

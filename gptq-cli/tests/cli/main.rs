@@ -1,9 +1,13 @@
 //! The whole program, from what is typed to exit code, stdout, stderr and files.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic like tests")]
 
+mod adapters;
 mod commands;
+mod convert;
 mod demo;
+mod diff;
 mod failures;
+mod fallback;
 mod logits;
 mod quantize;
 mod solve_layer;

@@ -53,6 +53,8 @@ fn the_summary_is_one_object_with_the_figures_of_the_run() {
         "coverage",
         "loss",
         "rtn_loss",
+        "fallback",
+        "adapter",
         "source_bytes",
         "output_bytes",
         "notices",
@@ -61,6 +63,8 @@ fn the_summary_is_one_object_with_the_figures_of_the_run() {
     assert_eq!(keys, all);
     assert_eq!(said["layers"], 28);
     assert_eq!(said["coverage"]["quantized"], said["coverage"]["expected"]);
+    assert_eq!(said["fallback"], serde_json::json!([]));
+    assert!(said["adapter"].is_null());
     assert!(said["loss"].as_f64().unwrap() < said["rtn_loss"].as_f64().unwrap(), "{said}");
     assert!(said["notices"][0].as_str().unwrap().contains("3-bit"), "{said}");
     assert!(ran.stderr.contains("calibration: 4 samples of 64 tokens"), "{}", ran.stderr);

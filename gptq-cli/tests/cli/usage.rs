@@ -37,8 +37,23 @@ fn help_of_quantize_shows_every_option() {
         "--damp-percent",
         "--damp-auto-increment",
         "--mse",
+        "--mse-grid",
+        "--mse-maxshrink",
+        "--block-size",
+        "--fresh-scales",
+        "--no-fresh-scales",
+        "--gptaq",
+        "--foem",
         "--format",
         "--dynamic",
+        "--true-sequential",
+        "--no-true-sequential",
+        "--lm-head",
+        "--fallback",
+        "--fallback-threshold",
+        "--max-fallback",
+        "--eora-rank",
+        "--eora-out",
         "--calib",
         "--nsamples",
         "--seqlen",
@@ -85,13 +100,20 @@ fn values_out_of_range_are_wrong_usage() {
     quantize(&["--group-size", "0"]).fails(2, &["group_size is 0"]);
     quantize(&["--group-size", "-2"]).fails(2, &["-2"]);
     quantize(&["--method", "awq"]).fails(2, &["awq", "gptq", "rtn"]);
-    quantize(&["--format", "marlin"]).fails(2, &["marlin", "gptq_v2"]);
+    quantize(&["--format", "exl2"]).fails(2, &["exl2", "gptq_v2", "marlin", "compressed-tensors"]);
     quantize(&["--device", "tpu"]).fails(2, &["tpu", "cpu"]);
     quantize(&["--nsamples", "0"]).fails(2, &["0"]);
     quantize(&["--seqlen", "0"]).fails(2, &["0"]);
     quantize(&["--threads", "0"]).fails(2, &["0"]);
     quantize(&["--max-shard-size", "0"]).fails(2, &["--max-shard-size", "above 0"]);
     quantize(&["--max-shard-size", "nan"]).fails(2, &["--max-shard-size"]);
+    quantize(&["--fallback", "zeros"]).fails(2, &["zeros", "rtn", "midpoint", "stdclip", "none"]);
+    for threshold in ["x", "-1", "0.5", "101%", "-1%", "nan%"] {
+        let option = format!("--fallback-threshold={threshold}");
+        quantize(&[&option]).fails(2, &[threshold, "number of tokens", "0% to 100%"]);
+    }
+    quantize(&["--max-fallback=-1"]).fails(2, &["-1"]);
+    quantize(&["--eora-rank", "0"]).fails(2, &["0"]);
     for damping in ["0", "1", "-0.1", "nan", "inf"] {
         let option = format!("--damp-percent={damping}");
         quantize(&[&option]).fails(2, &["damp_percent"]);
@@ -106,6 +128,8 @@ fn contradictions_are_wrong_usage() {
     quantize(&["--desc-act", "--act-group-aware"]).fails(2, &["choose one"]);
     quantize(&["--static-groups", "--act-group-aware"]).fails(2, &["static_groups"]);
     quantize(&["--group-size", "-1", "--act-group-aware"]).fails(2, &["group_size is -1"]);
+    quantize(&["--eora-out", "x"]).fails(2, &["--eora-rank"]);
+    quantize(&["--eora-rank", "8", "--method", "rtn"]).fails(2, &["--eora-rank", "rtn"]);
     gptq(["generate", "m", "--prompt", "x", "--system", "y"]).fails(2, &["--chat"]);
 }
 

@@ -1,4 +1,5 @@
-//! `h += xᵀ · x`, upper triangle: half of the work of a full product.
+//! What inputs sum up to: `h += xᵀ · x`, of which the upper triangle is half the work, and
+//! `d += (native − x)ᵀ · x`.
 
 use ndarray::{Array2, s};
 use rayon::prelude::*;
@@ -15,5 +16,16 @@ pub(crate) fn accumulate_gram(h: &mut Array2<f32>, x: &Array2<f32>) {
         let left = x.slice(s![.., tile.row..tile.row + rows]);
         let right = x.slice(s![.., tile.column..tile.column + columns]);
         product(1.0, left.t(), right, tile.view, true);
+    });
+}
+
+pub(crate) fn accumulate_cross(d: &mut Array2<f32>, native: &Array2<f32>, x: &Array2<f32>) {
+    assert_eq!(native.dim(), x.dim(), "cross moment: native inputs have another shape");
+    tiles(d.view_mut(), SIDE, SIDE).into_par_iter().for_each(|tile| {
+        let (rows, columns) = tile.view.dim();
+        let channels = s![.., tile.row..tile.row + rows];
+        let difference = &native.slice(channels) - &x.slice(channels);
+        let right = x.slice(s![.., tile.column..tile.column + columns]);
+        product(1.0, difference.t(), right, tile.view, true);
     });
 }

@@ -11,7 +11,7 @@ mod packed_matmul;
 mod packed_matvec;
 mod prepare;
 
-use gptq_core::{AttentionShape, Backend, Error, Hessian, Linalg, SolveJob, Solved, solve_stage};
+use gptq_core::{AttentionShape, Backend, Error, Linalg, Moments, SolveJob, Solved, solve_stage};
 use gptq_pack::{PackedBackend, PackedLinearRef};
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, s};
 
@@ -146,13 +146,22 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
+    fn accumulate_cross(
+        &self,
+        d: &mut Array2<f32>,
+        native: &Array2<f32>,
+        x: &Array2<f32>,
+    ) -> Result<(), Error> {
+        gram::accumulate_cross(d, native, x);
+        Ok(())
+    }
+
     fn solve(
         &self,
-        gram: Array2<f32>,
-        tokens: u64,
+        moments: Moments<Array2<f32>>,
         jobs: &[SolveJob<'_>],
     ) -> Result<Vec<Solved>, Error> {
-        solve_stage(Hessian::from_sum(gram, tokens)?, jobs, self)
+        solve_stage(moments.hessian()?, jobs, self)
     }
 }
 

@@ -86,7 +86,17 @@ impl Architecture {
         stage.linears.iter().map(place).collect()
     }
 
-    /// Every linear that quantization is for, in the order it is reached.
+    /// The output head, as if it were untied.
+    pub fn head(&self) -> LinearPlace {
+        LinearPlace {
+            name: self.graph.head.trim_end_matches(".weight").to_owned(),
+            out_features: self.config.vocab_size,
+            in_features: self.config.hidden_size,
+            bias: false,
+        }
+    }
+
+    /// Every linear of the blocks, in the order it is reached.
     pub fn all_linears(&self) -> impl Iterator<Item = LinearPlace> {
         (0..self.config.layers)
             .flat_map(move |b| (0..self.graph.stages.len()).map(move |s| (b, s)))

@@ -3,11 +3,13 @@
 mod read;
 mod staging;
 mod tensor;
+mod weight_files;
 mod write;
 
 pub use read::Checkpoint;
 pub(crate) use read::read_json;
 pub use staging::Staging;
+pub(crate) use staging::sync_folder;
 pub use tensor::TensorView;
-pub(crate) use write::write_json;
 pub use write::{CheckpointWriter, TensorSpec, Written};
+pub(crate) use write::{reserve, write_json};

@@ -6,15 +6,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use gptq_pack::ZeroPointFormat;
 use memmap2::Mmap;
 use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::TensorView;
+use super::{TensorView, weight_files::weight_files};
 use crate::Error;
 
-/// A model folder: `config.json` and `*.safetensors`, single or sharded.
+/// A model folder: `config.json` and `*.safetensors`, single or sharded, under the names of
+/// transformers or of AutoGPTQ.
 ///
 /// Opening maps the files and checks every header: ranges tile the file exactly, shapes match
 /// their bytes, the index and the shards agree. Tensors are read only when asked for.
@@ -24,6 +26,7 @@ pub struct Checkpoint {
     config: Value,
     shards: Vec<Shard>,
     tensors: BTreeMap<String, Entry>,
+    zero_points: Option<ZeroPointFormat>,
 }
 
 #[derive(Debug)]
@@ -54,23 +57,24 @@ impl Checkpoint {
             ));
         }
         let config = read_json(&dir.join("config.json"))?;
-        let (files, weight_map) = weight_files(dir)?;
+        let found = weight_files(dir, &config)?;
         let mut checkpoint = Self {
             dir: dir.to_owned(),
             config,
-            shards: Vec::with_capacity(files.len()),
+            shards: Vec::with_capacity(found.files.len()),
             tensors: BTreeMap::new(),
+            zero_points: None,
         };
-        for file in files {
+        for file in found.files {
             checkpoint.map_shard(&dir.join(file))?;
         }
-        for (name, file) in &weight_map {
-            let found = checkpoint.tensors.get(name).map(|e| &checkpoint.shards[e.shard].path);
-            if found != Some(&dir.join(file)) {
-                return Err(Error::file(
-                    &dir.join(INDEX),
-                    format!("places tensor {name} in {file}, but it is not there"),
-                ));
+        if let Some((index, weight_map)) = found.index {
+            for (name, file) in &weight_map {
+                let found = checkpoint.tensors.get(name).map(|e| &checkpoint.shards[e.shard].path);
+                if found != Some(&dir.join(file)) {
+                    let message = format!("places tensor {name} in {file}, but it is not there");
+                    return Err(Error::file(&index, message));
+                }
             }
         }
         Ok(checkpoint)
@@ -104,6 +108,19 @@ impl Checkpoint {
         }
         self.shards.push(Shard { path: path.to_owned(), map });
         Ok(())
+    }
+
+    /// The same folder, its zero points read by this convention whatever `checkpoint_format` says:
+    /// for files under a wrong name. `None` believes the file as long as its data agree.
+    #[must_use]
+    pub fn with_zero_points(mut self, convention: Option<ZeroPointFormat>) -> Self {
+        self.zero_points = convention;
+        self
+    }
+
+    /// The convention that [`with_zero_points`](Self::with_zero_points) chose.
+    pub fn zero_points(&self) -> Option<ZeroPointFormat> {
+        self.zero_points
     }
 
     /// The folder.
@@ -191,69 +208,6 @@ impl Checkpoint {
     pub fn weight_files(&self) -> impl Iterator<Item = &Path> {
         self.shards.iter().map(|s| s.path.as_path())
     }
-}
-
-const INDEX: &str = "model.safetensors.index.json";
-
-/// The files to read, and the index's claims about which tensor lies where.
-fn weight_files(dir: &Path) -> Result<(Vec<String>, BTreeMap<String, String>), Error> {
-    let index = dir.join(INDEX);
-    if index.is_file() {
-        let map = read_weight_map(&index)?;
-        let mut files: Vec<String> = map.values().cloned().collect();
-        files.sort_unstable();
-        files.dedup();
-        return Ok((files, map));
-    }
-    if dir.join("model.safetensors").is_file() {
-        return Ok((vec!["model.safetensors".into()], BTreeMap::new()));
-    }
-    let mut files: Vec<String> = list(dir)?;
-    files.retain(|name| name.ends_with(".safetensors"));
-    match files.len() {
-        1 => Ok((files, BTreeMap::new())),
-        0 => Err(Error::file(
-            dir,
-            "holds no model.safetensors and no model.safetensors.index.json; other weight formats \
-             (.bin, .pth, .gguf) must be converted to safetensors first",
-        )),
-        n => Err(Error::file(
-            dir,
-            format!("holds {n} .safetensors files but no {INDEX} that says which belong together"),
-        )),
-    }
-}
-
-fn read_weight_map(index: &Path) -> Result<BTreeMap<String, String>, Error> {
-    let json = read_json(index)?;
-    let map = json.get("weight_map").and_then(Value::as_object).filter(|map| !map.is_empty());
-    let map = map.ok_or_else(|| Error::file(index, "has no weight_map with entries"))?;
-    let mut out = BTreeMap::new();
-    for (tensor, file) in map {
-        let name = file.as_str().filter(|name| is_plain_file_name(name)).ok_or_else(|| {
-            Error::file(
-                index,
-                format!("places tensor {tensor} in {file}, which is not a file of this folder"),
-            )
-        })?;
-        out.insert(tensor.clone(), name.to_owned());
-    }
-    Ok(out)
-}
-
-/// No path may lead out of the folder.
-fn is_plain_file_name(name: &str) -> bool {
-    Path::new(name).file_name().is_some_and(|f| f == name) && !name.contains(['/', '\\'])
-}
-
-fn list(dir: &Path) -> Result<Vec<String>, Error> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))? {
-        let entry = entry.map_err(|e| Error::io("list", dir, e))?;
-        names.push(entry.file_name().to_string_lossy().into_owned());
-    }
-    names.sort_unstable();
-    Ok(names)
 }
 
 /// Reads a JSON file of bounded size.

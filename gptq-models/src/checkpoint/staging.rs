@@ -71,6 +71,11 @@ impl Staging {
         &self.partial
     }
 
+    /// The name it will have.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// Gives the folder its name.
     ///
     /// # Errors
@@ -104,7 +109,7 @@ impl Drop for Staging {
 }
 
 /// Folders are opened for flushing on Unix only; elsewhere renames are durable enough.
-fn sync_folder(path: &Path) -> Result<(), Error> {
+pub(crate) fn sync_folder(path: &Path) -> Result<(), Error> {
     if cfg!(unix) {
         File::open(path)
             .and_then(|folder| folder.sync_all())

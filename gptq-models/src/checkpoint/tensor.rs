@@ -36,7 +36,7 @@ impl TensorView<'_> {
         })
     }
 
-    pub(super) fn check_floats(&self) -> Result<(), Error> {
+    pub(crate) fn check_floats(&self) -> Result<(), Error> {
         if matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
             return Ok(());
         }
@@ -49,7 +49,7 @@ impl TensorView<'_> {
     }
 
     /// All elements as f32; nothing if they are not floats.
-    fn floats(&self) -> Box<dyn Iterator<Item = f32> + '_> {
+    pub(crate) fn floats(&self) -> Box<dyn Iterator<Item = f32> + '_> {
         // Chunks rather than casts: nothing promises that a tensor is aligned in its file.
         let halves = self.bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
         match self.dtype {
@@ -84,7 +84,7 @@ impl TensorView<'_> {
     ///
     /// # Errors
     /// [`Error::NotFinite`].
-    pub(super) fn to_matrix(&self, rows: usize, columns: usize) -> Result<Array2<f32>, Error> {
+    pub(crate) fn to_matrix(&self, rows: usize, columns: usize) -> Result<Array2<f32>, Error> {
         self.check_finite()?;
         Array2::from_shape_vec((rows, columns), self.floats().collect())
             .map_err(|e| Error::file(self.file, format!("tensor {}: {e}", self.name)))

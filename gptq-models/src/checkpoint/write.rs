@@ -3,8 +3,9 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs::{self, File},
-    io::{Read, Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use fs4::FileExt;
@@ -41,13 +42,15 @@ pub struct CheckpointWriter {
     dir: PathBuf,
     shards: Vec<Shard>,
     places: HashMap<String, Place>,
-    hashes: BTreeMap<String, String>,
+    /// SHA-256 of every tensor written so far, as hex.
+    hashes: Mutex<BTreeMap<String, String>>,
 }
 
 #[derive(Debug)]
 struct Shard {
     name: String,
-    file: File,
+    /// One position at a time.
+    file: Mutex<File>,
 }
 
 #[derive(Debug)]
@@ -80,7 +83,7 @@ impl CheckpointWriter {
             dir: dir.to_owned(),
             shards: Vec::with_capacity(groups.len()),
             places: HashMap::with_capacity(specs.len()),
-            hashes: BTreeMap::new(),
+            hashes: Mutex::default(),
         };
         let count = groups.len();
         for (i, group) in groups.into_iter().enumerate() {
@@ -140,30 +143,36 @@ impl CheckpointWriter {
                 return Err(Error::file(&path, format!("would hold {} twice", spec.name)));
             }
         }
-        self.shards.push(Shard { name, file });
+        self.shards.push(Shard { name, file: Mutex::new(file) });
         Ok(())
     }
 
-    /// Writes one tensor.
+    /// Writes one tensor. Several threads may write different ones at a time; the files do not
+    /// depend on the order.
     ///
     /// # Errors
     /// [`Error::Io`] (a full disk, say), [`Error::File`] if the tensor is not expected, not of that
     /// length, or already written.
-    pub fn put(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+    pub fn put(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         let place = self.places.get(name).filter(|place| place.length == bytes.len());
-        let Some(place) = place.filter(|_| !self.hashes.contains_key(name)) else {
+        let Some(place) = place.filter(|_| !self.is_written(name)) else {
             return Err(Error::file(
                 &self.dir,
                 format!("tensor {name} of {} bytes is not the one announced", bytes.len()),
             ));
         };
         let shard = &self.shards[place.shard];
-        let mut file = &shard.file;
-        file.seek(SeekFrom::Start(place.offset)).and_then(|_| file.write_all(bytes)).map_err(
-            |e| Error::io(&format!("write tensor {name} to"), &self.partial(&shard.name), e),
-        )?;
-        self.hashes.insert(name.to_owned(), hex(&Sha256::digest(bytes)));
+        let written = shard.at(place.offset, |file| file.write_all(bytes));
+        written.map_err(|e| {
+            Error::io(&format!("write tensor {name} to"), &self.partial(&shard.name), e)
+        })?;
+        let hash = hex(&Sha256::digest(bytes));
+        lock(&self.hashes).insert(name.to_owned(), hash);
         Ok(())
+    }
+
+    fn is_written(&self, name: &str) -> bool {
+        lock(&self.hashes).contains_key(name)
     }
 
     /// Reads a written tensor back from the file.
@@ -171,16 +180,14 @@ impl CheckpointWriter {
     /// # Errors
     /// [`Error::Io`], or [`Error::File`] if it has not been written.
     pub fn read_back(&self, name: &str) -> Result<Vec<u8>, Error> {
-        let place = self.places.get(name).filter(|_| self.hashes.contains_key(name));
+        let place = self.places.get(name).filter(|_| self.is_written(name));
         let place = place.ok_or_else(|| {
             Error::file(&self.dir, format!("tensor {name} has not been written yet"))
         })?;
         let shard = &self.shards[place.shard];
-        let mut file = &shard.file;
         let mut bytes = vec![0; place.length];
-        file.seek(SeekFrom::Start(place.offset))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|e| Error::io("read back", &self.partial(&shard.name), e))?;
+        let read = shard.at(place.offset, |file| file.read_exact(&mut bytes));
+        read.map_err(|e| Error::io("read back", &self.partial(&shard.name), e))?;
         Ok(bytes)
     }
 
@@ -190,13 +197,14 @@ impl CheckpointWriter {
     /// # Errors
     /// [`Error::Io`], or [`Error::File`] naming a tensor that was announced and never written.
     pub fn finish(self) -> Result<Written, Error> {
-        if let Some(missing) = self.places.keys().find(|name| !self.hashes.contains_key(*name)) {
+        let hashes = std::mem::take(&mut *lock(&self.hashes));
+        if let Some(missing) = self.places.keys().find(|name| !hashes.contains_key(*name)) {
             return Err(Error::file(&self.dir, format!("tensor {missing} was never written")));
         }
         let mut files: Vec<String> = self.shards.iter().map(|s| s.name.clone()).collect();
         for shard in &self.shards {
             let (partial, path) = (self.partial(&shard.name), self.dir.join(&shard.name));
-            shard.file.sync_all().map_err(|e| Error::io("flush", &partial, e))?;
+            lock(&shard.file).sync_all().map_err(|e| Error::io("flush", &partial, e))?;
             fs::rename(&partial, &path).map_err(|e| Error::io("rename", &partial, e))?;
         }
         let tensor_bytes = self.places.values().map(|p| p.length as u64).sum::<u64>();
@@ -211,7 +219,7 @@ impl CheckpointWriter {
             write_json(&self.dir.join(name), &index)?;
             files.push(name.to_owned());
         }
-        Ok(Written { files, sha256: self.hashes, tensor_bytes })
+        Ok(Written { files, sha256: hashes, tensor_bytes })
     }
 
     fn partial(&self, name: &str) -> PathBuf {
@@ -219,8 +227,21 @@ impl CheckpointWriter {
     }
 }
 
+impl Shard {
+    fn at<T>(&self, offset: u64, act: impl FnOnce(&mut File) -> io::Result<T>) -> io::Result<T> {
+        let mut file = lock(&self.file);
+        file.seek(SeekFrom::Start(offset))?;
+        act(&mut file)
+    }
+}
+
+/// A thread that panicked while it wrote has ended the run; what it left is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A disk too small is found now and not after hours. File systems that cannot reserve are trusted.
-fn reserve(file: &File, bytes: u64, path: &Path) -> Result<(), Error> {
+pub(crate) fn reserve(file: &File, bytes: u64, path: &Path) -> Result<(), Error> {
     match file.allocate(bytes) {
         Err(e) if e.kind() == std::io::ErrorKind::StorageFull => {
             Err(Error::io(&format!("reserve {bytes} bytes for"), path, e))

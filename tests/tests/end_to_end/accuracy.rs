@@ -66,6 +66,6 @@ fn reported_losses_are_below_those_of_rounding() {
     for layer in &run.report.layers {
         assert_eq!(layer.tokens, 12 * 48, "{}", layer.name);
         assert_eq!(layer.damp_attempts, Some(1), "{}", layer.name);
-        assert!(!layer.fallback, "{}", layer.name);
+        assert_eq!(layer.fallback, None, "{}", layer.name);
     }
 }

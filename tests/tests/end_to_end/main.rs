@@ -3,18 +3,26 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic like tests")]
 
 mod accuracy;
+mod adapter;
 mod determinism;
+mod eora;
+mod fallback;
 mod files;
+mod gptaq;
+mod head;
 mod promises;
 mod rules;
 mod schemes;
+mod sequential;
+mod stubborn;
 
 use std::path::{Path, PathBuf};
 
 use gptq_core::{ActOrder, Bits, GroupSize, QuantConfig};
 use gptq_kernels::CpuBackend;
 use gptq_models::{Checkpoint, Method, Model, QuantizeOptions, Report, quantize};
-use gptq_tests::{fixture, random_tokens};
+use gptq_pack::{DynamicRules, PackedBackend};
+use gptq_tests::{Tensors, fixture, random_tokens, read_tensors};
 use tempfile::TempDir;
 
 /// The source of every test here.
@@ -38,6 +46,25 @@ fn calibration() -> Vec<Vec<u32>> {
     random_tokens(1, 12, 48)
 }
 
+/// Names and tensors that hold a linear's codes and grids, of linears whose names satisfy `which`.
+fn packed(run: &Run, which: impl Fn(&str) -> bool) -> Tensors {
+    let parts = [".qweight", ".qzeros", ".scales", ".g_idx"];
+    let packed = |name: &str| parts.iter().any(|part| name.ends_with(part)) && which(name);
+    let tensors = read_tensors(&run.file("model.safetensors"));
+    tensors.into_iter().filter(|(name, _)| packed(name)).collect()
+}
+
+/// The error of a run that cannot succeed.
+fn refused(source: &Checkpoint, samples: &[Vec<u32>], options: &QuantizeOptions) -> String {
+    let ran = Run::on(&CpuBackend::new(), source, samples, options);
+    ran.err().expect("a run that fails")
+}
+
+/// Rules from JSON.
+fn rules(json: &serde_json::Value) -> DynamicRules {
+    DynamicRules::from_json(json).unwrap()
+}
+
 /// A finished run in a folder that goes away with it.
 struct Run {
     report: Report,
@@ -47,11 +74,22 @@ struct Run {
 
 impl Run {
     fn of(source: &Checkpoint, samples: &[Vec<u32>], options: &QuantizeOptions) -> Self {
+        Self::on(&CpuBackend::new(), source, samples, options).unwrap()
+    }
+
+    /// On a backend of choice. A run that fails leaves nothing under its name.
+    fn on<B: PackedBackend>(
+        backend: &B,
+        source: &Checkpoint,
+        samples: &[Vec<u32>],
+        options: &QuantizeOptions,
+    ) -> Result<Self, String> {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("out");
-        let backend = CpuBackend::new();
-        let report = quantize(source, samples, &backend, options, &dir, &mut ()).unwrap();
-        Run { report, dir, _parent: parent }
+        let report = quantize(source, samples, backend, options, &dir, &mut ());
+        assert_eq!(dir.exists(), report.is_ok());
+        let report = report.map_err(|error| error.to_string())?;
+        Ok(Run { report, dir, _parent: parent })
     }
 
     /// The usual source on the usual tokens.

@@ -1,8 +1,7 @@
 //! Dynamic rules: what they say is in the file, and holds when it is read again.
 
-use gptq_core::{Bits, Reference};
+use gptq_core::{ActOrder, Bits, Reference};
 use gptq_models::{Checkpoint, Model, inspect};
-use gptq_pack::DynamicRules;
 use gptq_tests::{fixture, largest_difference, random_tokens, read_json, read_tensors};
 use serde_json::{Value, json};
 
@@ -10,7 +9,7 @@ use crate::{Run, options};
 
 fn run(rules: &Value) -> Run {
     let mut options = options(Bits::B4);
-    options.dynamic = DynamicRules::from_json(rules).unwrap();
+    options.dynamic = crate::rules(rules);
     Run::with(&options)
 }
 
@@ -75,6 +74,59 @@ fn a_stage_of_mixed_rules_still_shares_its_inputs() {
     assert_eq!(bits("layers.1.self_attn.v_proj"), Some(3));
     assert_eq!(bits("layers.1.self_attn.k_proj"), Some(4));
     agrees(&run);
+}
+
+#[test]
+fn keys_that_mean_nothing_here_are_kept_and_said() {
+    let json = json!({".*q_proj": {"bits": 8, "hessian": {"chunk_size": 1}}, ".*": {"mse": 0.0}});
+    let run = run(&json);
+    let said: Vec<&String> = run.report.notices.iter().filter(|n| n.contains("dynamic")).collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("hessian"), "{said:?}");
+    assert_eq!(read_json(&run.file("config.json"))["quantization_config"]["dynamic"], json);
+}
+
+#[test]
+fn settings_that_only_the_solver_reads_change_codes_and_nothing_readers_look_at() {
+    let plain = run(&json!({".*": {}}));
+    for change in [
+        json!({"mse": 2.4}),
+        json!({"damp_percent": 0.2}),
+        json!({"desc_act": true, "static_groups": true}),
+        json!({"act_group_aware": true}),
+    ] {
+        let changed = run(&json!({".*q_proj": change}));
+        let only = |run: &Run, which: fn(&str) -> bool| crate::packed(run, which);
+        let q = |name: &str| name.contains("layers.0.self_attn.q_proj");
+        assert!(only(&plain, q) != only(&changed, q), "{change}");
+        // The stage's other linears share nothing that the rule changes.
+        let k = |name: &str| name.contains("layers.0.self_attn.k_proj");
+        assert!(only(&plain, k) == only(&changed, k), "{change}");
+        let found = inspect(&Checkpoint::open(&changed.dir).unwrap()).unwrap();
+        assert!(found.findings.is_empty(), "{change}: {:?}", found.findings);
+        assert!(found.layers.iter().all(|l| l.bits == 4 && l.group_size == 32), "{change}");
+        agrees(&changed);
+    }
+}
+
+#[test]
+fn the_file_says_desc_act_if_any_group_index_is_scattered() {
+    for (static_groups, rule, said) in [
+        (false, json!({}), true),
+        (true, json!({}), false),
+        // A reader that skips g_idx would compute nonsense in one linear.
+        (true, json!({".*down_proj": {"static_groups": false}}), true),
+        (false, json!({".*": {"static_groups": true}}), false),
+    ] {
+        let mut options = options(Bits::B4);
+        options.config.act_order = ActOrder::DescAct;
+        options.config.static_groups = static_groups;
+        options.dynamic = crate::rules(&rule);
+        let run = Run::with(&options);
+        assert_eq!(read_json(&run.file("quantize_config.json"))["desc_act"], said, "{rule}");
+        let found = inspect(&Checkpoint::open(&run.dir).unwrap()).unwrap();
+        assert_eq!(found.layers.iter().any(|layer| layer.scattered_g_idx), said, "{rule}");
+    }
 }
 
 #[test]

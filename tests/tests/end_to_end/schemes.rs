@@ -14,7 +14,7 @@ fn check(bits: Bits, sym: bool, group: i64, order: ActOrder, format: ZeroPointFo
     options.config.sym = sym;
     options.config.group_size = GroupSize::from_file(group).unwrap();
     options.config.act_order = order;
-    options.zero_format = format;
+    options.format = format.into();
     let run = Run::with(&options);
 
     let checkpoint = Checkpoint::open(&run.dir).unwrap();

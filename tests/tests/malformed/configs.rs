@@ -121,9 +121,10 @@ fn largest(keys: &[&str], named: &str) {
 
 #[test]
 fn the_largest_widths_end_in_a_message() {
-    largest(&["hidden_size"], "model.embed_tokens.weight");
+    largest(&["hidden_size"], "model.layers.0.self_attn.q_proj.weight");
     largest(&["intermediate_size"], "model.layers.0.mlp.gate_proj.weight");
-    largest(&["hidden_size", "intermediate_size", "vocab_size"], "model.embed_tokens.weight");
+    let all = ["hidden_size", "intermediate_size", "vocab_size"];
+    largest(&all, "model.layers.0.self_attn.q_proj.weight");
 }
 
 #[test]

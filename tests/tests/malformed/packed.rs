@@ -145,16 +145,34 @@ fn with(key: &str, value: Value) -> String {
 }
 
 #[test]
-fn layouts_of_other_kernels_are_named() {
-    assert_says(&with("checkpoint_format", json!("marlin")), &["checkpoint_format", "\"marlin\""]);
-    assert_says(&with("is_marlin_format", json!(true)), &["is_marlin_format", "\"marlin\""]);
+fn layouts_that_the_tensors_do_not_have_are_named() {
+    let marlin = with("checkpoint_format", json!("marlin"));
+    assert_says(&marlin, &["\"marlin\"", "tensors B", "qweight"]);
+    let both = with("is_marlin_format", json!(true));
+    assert_says(&both, &["checkpoint_format is \"gptq\"", "is_marlin_format is true"]);
+    let bitblas = with("checkpoint_format", json!("bitblas"));
+    assert_says(&bitblas, &["checkpoint_format", "\"bitblas\""]);
 }
 
 #[test]
 fn checkpoints_of_other_methods_are_named() {
-    for method in ["awq", "bitsandbytes", "compressed-tensors", "fp8"] {
+    for method in ["bitsandbytes", "fp8"] {
         assert_says(&with("quant_method", json!(method)), &["quant_method", method, "gptq"]);
     }
+    assert_says(&with("quant_method", json!("awq")), &["checkpoint_format is gptq", "gemm"]);
+    assert_says(&with("quant_method", json!("compressed-tensors")), &["config_groups"]);
+}
+
+#[test]
+fn codes_in_the_order_of_another_method_are_named_with_both_shapes() {
+    let dir = packed(|m| {
+        m.config["quantization_config"] = json!({
+            "quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm",
+            "zero_point": true,
+        });
+    });
+    // AWQ's qweight has inputs as rows and an eighth of the outputs as columns.
+    assert_says(&unreadable(&dir), &["model.layers.0", "qweight", "shape [8, 64]", "[64, 8]"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use gptq_core::{Bits, GroupSize};
 use serde_json::{Map, Value};
 
-use crate::Error;
+use crate::{Error, Width};
 
 /// A JSON object and its `meta`, read by lower-case key. `null` counts as absent.
 pub(crate) struct Keys<'a> {
@@ -46,6 +46,12 @@ impl<'a> Keys<'a> {
         self.find(spellings)?.map(|(key, value)| boolean(key, value)).transpose()
     }
 
+    /// A name, in lower case, with the key under which the file has it.
+    pub(crate) fn name(&self, spellings: &[&str]) -> Result<Option<(&'a str, String)>, Error> {
+        let entry = self.find(spellings)?;
+        entry.map(|(key, value)| Ok((key, string(key, value)?.to_lowercase()))).transpose()
+    }
+
     /// What is at top level under none of these lower-case keys.
     pub(crate) fn others(&self, known: &[&str]) -> Map<String, Value> {
         let unknown = |key: &str| !known.contains(&key.to_lowercase().as_str());
@@ -62,19 +68,23 @@ fn find_in<'a>(
         spellings.contains(&key.to_lowercase().as_str()) && !value.is_null()
     });
     let Some(first) = found.next() else { return Ok(None) };
-    match found.find(|(_, value)| *value != first.1) {
+    match found.find(|(_, value)| !same(value, first.1)) {
         Some(second) => Err(conflict(first, second)),
         None => Ok(Some(first)),
     }
 }
 
-pub(crate) fn conflict(first: Entry<'_>, second: Entry<'_>) -> Error {
-    Error::ConfigConflict {
-        first: first.0.to_owned(),
-        first_value: first.1.to_string(),
-        second: second.0.to_owned(),
-        second_value: second.1.to_string(),
+/// Names are the same in any case.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::String(a), Value::String(b)) => a.eq_ignore_ascii_case(b),
+        _ => a == b,
     }
+}
+
+pub(crate) fn conflict(first: Entry<'_>, second: Entry<'_>) -> Error {
+    let says = |(key, value): Entry<'_>| format!("{key} is {value}");
+    Error::ConfigConflict { first: says(first), second: says(second) }
 }
 
 pub(crate) fn boolean(key: &str, value: &Value) -> Result<bool, Error> {
@@ -103,6 +113,22 @@ pub(crate) fn group_size(key: &str, value: &Value) -> Result<GroupSize, Error> {
     Ok(GroupSize::from_file(size)?)
 }
 
+/// Bits of a format that knows more widths than GPTQ's four.
+pub(crate) fn width(key: &str, value: &Value) -> Result<Width, Error> {
+    let bits = value.as_u64().and_then(|bits| u32::try_from(bits).ok());
+    Width::try_from(bits.ok_or_else(|| wrong(key, value, "a whole number from 2 to 8"))?)
+}
+
+pub(crate) fn array<'a>(key: &str, value: &'a Value) -> Result<&'a [Value], Error> {
+    value.as_array().map(Vec::as_slice).ok_or_else(|| wrong(key, value, "a list"))
+}
+
+/// A list of names; absent is empty.
+pub(crate) fn names<'a>(entry: Option<Entry<'a>>) -> Result<Vec<&'a str>, Error> {
+    let Some((key, value)) = entry else { return Ok(Vec::new()) };
+    array(key, value)?.iter().map(|name| string(key, name)).collect()
+}
+
 /// 32-bit signed words are the only ones that every reader knows.
 pub(crate) fn pack_dtype(key: &str, value: &Value) -> Result<(), Error> {
     match string(key, value)? {
@@ -111,7 +137,7 @@ pub(crate) fn pack_dtype(key: &str, value: &Value) -> Result<(), Error> {
     }
 }
 
-fn wrong(key: &str, value: &Value, expected: &'static str) -> Error {
+pub(crate) fn wrong(key: &str, value: &Value, expected: &'static str) -> Error {
     Error::ConfigValue { key: key.to_owned(), found: value.to_string(), expected }
 }
 
@@ -137,6 +163,13 @@ mod tests {
         let keys = Keys::new(&json).unwrap();
         assert_eq!(keys.bool(&["sym"]), Ok(Some(false)));
         assert_eq!(keys.find(&["bits", "w_bit"]).unwrap(), Some(("W_Bit", &json!(4))));
+    }
+
+    #[test]
+    fn names_that_differ_in_case_are_the_same() {
+        let json = json!({"checkpoint_format": "GPTQ_v2", "format": "gptq_v2"});
+        let name = Keys::new(&json).unwrap().name(&["format", "checkpoint_format"]);
+        assert_eq!(name, Ok(Some(("checkpoint_format", "gptq_v2".to_owned()))));
     }
 
     #[test]

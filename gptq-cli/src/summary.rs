@@ -1,0 +1,89 @@
+//! What `gptq quantize` says when it is done.
+
+use std::path::Path;
+
+use gptq_models::Report;
+use serde_json::{Value, json};
+
+use crate::{failure::Failure, terminal};
+
+/// Losses summed over all layers that were solved, if any were.
+fn losses(report: &Report) -> Option<(f64, f64)> {
+    let pairs = report.layers.iter().filter_map(|l| Some((l.loss?, l.rtn_loss?)));
+    pairs.reduce(|sum, pair| (sum.0 + pair.0, sum.1 + pair.1))
+}
+
+/// Whether the run kept to `--max-fallback`.
+pub(crate) fn check_fallbacks(report: &Report, max: usize, out: &Path) -> Result<(), Failure> {
+    let count = report.fallbacks().count();
+    if count <= max {
+        return Ok(());
+    }
+    let lines = report.fallbacks().map(|(name, f)| format!("\n  {name}: {}", f.reason));
+    Err(Failure::policy(format!(
+        "{count} linears could not be solved and fell back, {max} may (--max-fallback): the result \
+         is in {}, but check it before use. Calibrate with more or more varied text (--calib, \
+         --nsamples, --seqlen), try a larger --damp-percent, or allow it with --max-fallback \
+         {count}.{}",
+        out.display(),
+        lines.collect::<String>()
+    )))
+}
+
+pub(crate) fn to_json(report: &Report, out: &Path) -> Value {
+    let losses = losses(report);
+    let fallbacks: Vec<Value> = report
+        .fallbacks()
+        .map(|(name, f)| json!({"name": name, "strategy": f.strategy, "reason": f.reason}))
+        .collect();
+    json!({
+        "out": out.display().to_string(),
+        "report": out.join("gptq_report.json").display().to_string(),
+        "layers": report.layers.len(),
+        "coverage": report.coverage,
+        "loss": losses.map(|l| l.0),
+        "rtn_loss": losses.map(|l| l.1),
+        "fallback": fallbacks,
+        "adapter": report.adapter,
+        "source_bytes": report.source_bytes,
+        "output_bytes": report.output_bytes,
+        "notices": report.notices,
+        "seconds": report.seconds,
+    })
+}
+
+pub(crate) fn to_text(report: &Report, out: &Path) -> String {
+    let c = report.coverage;
+    let mut text = format!(
+        "{}: {} layers quantized, {} of {} parameters ({} skipped by rule)\n",
+        out.display(),
+        report.layers.len(),
+        c.quantized,
+        c.expected,
+        c.skipped
+    );
+    if let Some((loss, rtn)) = losses(report) {
+        text += &format!("layer loss {loss:.4e}, {:.1}% of rounding's\n", 100.0 * loss / rtn);
+    }
+    let fallbacks: Vec<&str> = report.fallbacks().map(|(name, _)| name).collect();
+    if !fallbacks.is_empty() {
+        text += &format!("{} fell back: {}\n", fallbacks.len(), fallbacks.join(", "));
+    }
+    if let Some(adapter) = &report.adapter {
+        text += &format!(
+            "adapter of rank {} for {} linears, {}, in {}\n",
+            adapter.rank,
+            adapter.modules,
+            terminal::bytes(adapter.bytes),
+            adapter.path
+        );
+    }
+    text += &format!(
+        "{} -> {} in {:.1} s; details in {}\n",
+        terminal::bytes(report.source_bytes),
+        terminal::bytes(report.output_bytes),
+        report.seconds,
+        out.join("gptq_report.json").display()
+    );
+    text
+}

@@ -1,0 +1,134 @@
+//! [`InverseFactor`]: what the column loop reads, made from a [`Hessian`].
+
+use ndarray::{Array2, ArrayView2, Axis};
+
+use crate::{
+    ActOrder, DampOutcome, Error, Hessian, Linalg, QuantConfig, check_finite, damping, gptaq,
+    hessian::symmetric, order,
+};
+
+impl Hessian {
+    /// Orders, damps and factors. The Hessian is consumed: what the solver reads is the factor.
+    ///
+    /// In the reference's order: dead columns (never-active inputs, zero diagonal) get a one, then
+    /// the columns are permuted as `config.act_order` says, then damping is added and raised until
+    /// Cholesky succeeds. With `gptaq_alpha`, P follows from U and the cross moment.
+    ///
+    /// # Errors
+    /// [`Error::NoInput`], [`Error::NotFinite`], [`Error::Config`], or
+    /// [`Error::NotPositiveDefinite`] when no damping below 1 is enough.
+    ///
+    /// Costs 2/3 n³ flops per damping tried and one copy of H; P costs another 4/3 n³.
+    pub fn finish(self, config: &QuantConfig, linalg: &dyn Linalg) -> Result<InverseFactor, Error> {
+        config.validate()?;
+        let Hessian { sum, cross, count } = self;
+        if count == 0 {
+            return Err(Error::NoInput);
+        }
+        let factor = 2.0 / count as f32;
+        let mut h = symmetric(sum, factor);
+        check_finite("hessian", h.view())?;
+
+        let dead: Vec<bool> = h.diag().iter().map(|&d| d == 0.0).collect();
+        let dead_columns = || (0..dead.len()).filter(|&c| dead[c]);
+        dead_columns().for_each(|c| h[(c, c)] = 1.0);
+        let perm = order::permutation(h.diag(), config.act_order, config.group_size);
+        let ordered = |a: Array2<f32>| match config.act_order {
+            ActOrder::Natural => a,
+            _ => a.select(Axis(0), &perm).select(Axis(1), &perm),
+        };
+
+        let cross = match cross {
+            _ if config.gptaq_alpha == 0.0 => None,
+            None => return Err(gptaq::no_native_inputs(config.gptaq_alpha)),
+            Some(mut d) => {
+                check_finite("cross moment", d.view())?;
+                d *= factor;
+                dead_columns().for_each(|c| d.column_mut(c).fill(0.0));
+                Some(ordered(d))
+            }
+        };
+        let (u, damp) = damping::damp_and_factor(ordered(h), config.damping, linalg)?;
+        let p = cross.map(|d| gptaq::shift(&d, &u, config.gptaq_alpha, linalg));
+        Ok(InverseFactor { u, p, perm, dead, damp, made_for: *config })
+    }
+}
+
+/// The upper factor U of the damped, ordered H: `H⁻¹ = Uᵀ U`, and P if inputs are to be made up
+/// for. One factor serves every linear that reads the same input.
+#[derive(Clone, Debug)]
+pub struct InverseFactor {
+    /// in × in, upper triangular, in processing order.
+    pub(crate) u: Array2<f32>,
+    /// in × in, strictly upper triangular, in processing order; see [`gptaq`].
+    pub(crate) p: Option<Array2<f32>>,
+    /// Processing position → original column.
+    pub(crate) perm: Vec<usize>,
+    /// By original column: inputs that were zero on every token.
+    pub(crate) dead: Vec<bool>,
+    damp: DampOutcome,
+    made_for: QuantConfig,
+}
+
+impl InverseFactor {
+    /// Width of the layer.
+    pub fn in_features(&self) -> usize {
+        self.perm.len()
+    }
+
+    /// The damping that made the Hessian positive definite.
+    pub fn damp(&self) -> DampOutcome {
+        self.damp
+    }
+
+    /// Processing position → original column.
+    pub fn perm(&self) -> &[usize] {
+        &self.perm
+    }
+
+    /// U itself, in × in, rows and columns in processing order.
+    pub fn upper(&self) -> ArrayView2<'_, f32> {
+        self.u.view()
+    }
+
+    /// GPTAQ's `P = alpha · striu(D Uᵀ) · U`, in × in, rows and columns in processing order; `None`
+    /// when `gptaq_alpha` is 0.
+    pub fn shift(&self) -> Option<ArrayView2<'_, f32>> {
+        self.p.as_ref().map(|p| p.view())
+    }
+
+    /// How many inputs were zero on every token; their weights become zero.
+    pub fn dead_columns(&self) -> usize {
+        self.dead.iter().filter(|&&dead| dead).count()
+    }
+
+    /// Whether a layer with these settings may use this factor: order, damping and alpha are in it.
+    pub(crate) fn serves(&self, config: &QuantConfig) -> bool {
+        let made_for = &self.made_for;
+        config.damping == made_for.damping
+            && config.gptaq_alpha == made_for.gptaq_alpha
+            && same_order(config, made_for)
+    }
+
+    /// A factor is made for one setting; codes made with another would be silently worse.
+    pub(crate) fn check(&self, config: &QuantConfig) -> Result<(), Error> {
+        let made_for = &self.made_for;
+        if config.gptaq_alpha == made_for.gptaq_alpha && same_order(config, made_for) {
+            return Ok(());
+        }
+        let say = |c: &QuantConfig| {
+            format!("{:?} with {:?} and gptaq_alpha {}", c.act_order, c.group_size, c.gptaq_alpha)
+        };
+        let message = format!(
+            "the factor was made for {}, the layer asks for {}",
+            say(made_for),
+            say(config)
+        );
+        Err(Error::Config { message })
+    }
+}
+
+fn same_order(a: &QuantConfig, b: &QuantConfig) -> bool {
+    a.act_order == b.act_order
+        && (a.act_order != ActOrder::GroupAware || a.group_size == b.group_size)
+}

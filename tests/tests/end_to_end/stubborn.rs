@@ -1,0 +1,99 @@
+//! A backend whose Hessians cannot always be factored: what real inputs hardly ever do.
+
+use gptq_core::{AttentionShape, Backend, Error, Moments, Reference, SolveJob, Solved};
+use gptq_pack::{PackedBackend, PackedLinearRef};
+use ndarray::{Array2, ArrayView2};
+
+/// The plain backend, except that nothing helps linears with 64 inputs but damping above a tenth.
+pub(crate) struct Stubborn;
+
+type Matrix = Array2<f32>;
+
+impl Backend for Stubborn {
+    type Tensor = Matrix;
+
+    fn solve(&self, moments: Moments<Matrix>, jobs: &[SolveJob<'_>]) -> Result<Vec<Solved>, Error> {
+        if moments.gram.ncols() == 64 && jobs.iter().any(|job| job.config.damping.percent < 0.1) {
+            return Err(Error::NotPositiveDefinite { column: 3, attempts: 7, last_percent: 0.99 });
+        }
+        Reference.solve(moments, jobs)
+    }
+
+    fn upload(&self, a: ArrayView2<'_, f32>) -> Result<Matrix, Error> {
+        Reference.upload(a)
+    }
+
+    fn download(&self, a: &Matrix) -> Result<Matrix, Error> {
+        Reference.download(a)
+    }
+
+    fn dim(&self, a: &Matrix) -> (usize, usize) {
+        Reference.dim(a)
+    }
+
+    fn zeros(&self, rows: usize, columns: usize) -> Result<Matrix, Error> {
+        Reference.zeros(rows, columns)
+    }
+
+    fn linear(&self, x: &Matrix, w: &Matrix, bias: Option<&Matrix>) -> Result<Matrix, Error> {
+        Reference.linear(x, w, bias)
+    }
+
+    fn rms_norm(&self, x: &Matrix, weight: &Matrix, eps: f32) -> Result<Matrix, Error> {
+        Reference.rms_norm(x, weight, eps)
+    }
+
+    fn rope(&self, x: &mut Matrix, cos: &Matrix, sin: &Matrix, dim: usize) -> Result<(), Error> {
+        Reference.rope(x, cos, sin, dim)
+    }
+
+    fn attention(
+        &self,
+        q: &Matrix,
+        k: &Matrix,
+        v: &Matrix,
+        shape: &AttentionShape,
+    ) -> Result<Matrix, Error> {
+        Reference.attention(q, k, v, shape)
+    }
+
+    fn gated_silu(&self, gate: &Matrix, up: &Matrix) -> Result<Matrix, Error> {
+        Reference.gated_silu(gate, up)
+    }
+
+    fn add_assign(&self, x: &mut Matrix, y: &Matrix) -> Result<(), Error> {
+        Reference.add_assign(x, y)
+    }
+
+    fn gather(&self, table: &Matrix, rows: &[u32]) -> Result<Matrix, Error> {
+        Reference.gather(table, rows)
+    }
+
+    fn write_rows(&self, target: &mut Matrix, at: usize, rows: &Matrix) -> Result<(), Error> {
+        Reference.write_rows(target, at, rows)
+    }
+
+    fn accumulate_gram(&self, h: &mut Matrix, x: &Matrix) -> Result<(), Error> {
+        Reference.accumulate_gram(h, x)
+    }
+
+    fn accumulate_cross(&self, d: &mut Matrix, native: &Matrix, x: &Matrix) -> Result<(), Error> {
+        Reference.accumulate_cross(d, native, x)
+    }
+}
+
+impl PackedBackend for Stubborn {
+    type Packed = <Reference as PackedBackend>::Packed;
+
+    fn prepare(&self, layer: &PackedLinearRef<'_>) -> Result<Self::Packed, Error> {
+        Reference.prepare(layer)
+    }
+
+    fn packed_linear(&self, x: &Matrix, layer: &Self::Packed) -> Result<Matrix, Error> {
+        Reference.packed_linear(x, layer)
+    }
+
+    fn dequantize(&self, layer: &Self::Packed) -> Result<Matrix, Error> {
+        Reference.dequantize(layer)
+    }
+}
