@@ -163,3 +163,12 @@ fn results_that_cannot_be_written_are_named() {
     ran.fails(1, &["cannot write", "notes.txt"]);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn a_head_that_is_the_embedding_cannot_be_quantized() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let ran = gptq(args!["quantize", mini(), "--out", out, "--method", "rtn", "--lm-head"]);
+    ran.fails(1, &["lm_head", "ties it to the embedding", "config.json"]);
+    assert!(!out.exists());
+}

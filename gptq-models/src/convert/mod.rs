@@ -4,8 +4,10 @@
 //! Nothing here knows model families. Packed modules are found by their tensors' names, everything
 //! else is copied byte for byte.
 
+mod config;
 mod files;
 mod layer;
+mod loss;
 mod plan;
 
 use std::{fmt, path::Path, time::Instant};

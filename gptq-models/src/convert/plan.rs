@@ -9,10 +9,14 @@ use rayon::prelude::*;
 use safetensors::Dtype as FileDtype;
 use serde_json::Value;
 
-use super::{Target, entry};
+use super::{
+    Target,
+    config::Written,
+    entry,
+    loss::{Loss, Verdict, refuse},
+};
 use crate::{
     Checkpoint, Entry, Error, Fate, Progress, TensorSpec,
-    inspect::{is_embedding, is_head, last},
     quantized::{StoredLayer, file_dtype, is_packed, pack_dtype, packed_names},
 };
 
@@ -57,59 +61,14 @@ pub(super) struct LayerPlan<'a> {
     pub(super) lossless: bool,
 }
 
-/// What the target cannot hold of one layer.
-enum Verdict {
-    Lossless,
-    Lossy(Loss),
-    Impossible(gptq_pack::Error),
-}
-
-/// What changes, and by how much.
-#[derive(Debug)]
-enum Loss {
-    /// Numbers of this kind are rounded to this type.
-    Rounded { what: &'static str, dtype: Dtype, by: Rounding },
-    /// Zero points of 0, in the format that stores them minus one.
-    ZeroAtZero { count: usize },
-    /// Not measured: the caller accepts it.
-    Accepted,
-}
-
-impl fmt::Display for Loss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Loss::Rounded { what, dtype, by } => write!(
-                f,
-                "{} of {} {what} change by up to {:.1e} of their value when rounded to {dtype}",
-                by.changed, by.count, by.largest
-            ),
-            Loss::ZeroAtZero { count } => write!(
-                f,
-                "{count} zero points are 0, which format gptq cannot store; raised to 1, the \
-                 largest codes of their groups lose a step"
-            ),
-            Loss::Accepted => f.write_str("weights are rounded"),
-        }
-    }
-}
-
-impl Loss {
-    /// Another way to the same end, without the loss.
-    fn way_out(&self) -> &'static str {
-        match self {
-            Loss::Rounded { what: "weights", .. } | Loss::Accepted => "--dtype f32 loses nothing",
-            Loss::Rounded { .. } => "--to compressed-tensors keeps them",
-            Loss::ZeroAtZero { .. } => "--to gptq_v2 holds them",
-        }
-    }
-}
-
 /// A layer as found, before all layers together decide the scheme.
-struct Facts<'a> {
-    layer: StoredLayer<'a>,
-    spec: LayerSpec,
+pub(super) struct Facts<'a> {
+    pub(super) layer: StoredLayer<'a>,
+    /// Of the result, by this layer alone.
+    pub(super) spec: LayerSpec,
+    /// As the source's config has it.
     scheme: Scheme,
-    verdict: Verdict,
+    pub(super) verdict: Verdict,
 }
 
 impl<'a> Plan<'a> {
@@ -215,36 +174,6 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// The config of the result as it will stand in its files, and as it will be read from there.
-struct Written {
-    json: Value,
-    read: CheckpointConfig,
-}
-
-impl Written {
-    fn of(
-        checkpoint: &Checkpoint,
-        config: &CheckpointConfig,
-        format: Format,
-        facts: &[Facts<'_>],
-    ) -> Result<Self, Error> {
-        let failed = |source| Error::QuantizationConfig { file: checkpoint.config_file(), source };
-        let json = config_for(checkpoint, config, format, facts).and_then(|c| c.to_json());
-        let json = json.map_err(failed)?;
-        let read = CheckpointConfig::from_json(&json).map_err(failed)?;
-        Ok(Self { json, read })
-    }
-
-    fn spec(&self, layer: &StoredLayer<'_>, spec: &LayerSpec) -> Result<LayerSpec, Error> {
-        let scheme = self.read.scheme(&layer.name).map_err(|source| layer.explain(source))?;
-        let scheme = scheme.ok_or_else(|| Error::Verify {
-            layer: layer.name.clone(),
-            message: "the config written would leave it out".to_owned(),
-        })?;
-        Ok(scheme.layer(spec.in_features, spec.out_features))
-    }
-}
-
 impl<'a> Facts<'a> {
     fn of(
         checkpoint: &'a Checkpoint,
@@ -266,7 +195,7 @@ impl<'a> Facts<'a> {
             Goal::Dense(_) if lossy => Verdict::Lossy(Loss::Accepted),
             Goal::Dense(dtype) => {
                 let by = Rounding::of(layer.read()?.0.dequantize(), dtype);
-                rounded("weights", dtype, by)
+                Verdict::of_rounding("weights", dtype, by)
             }
             Goal::Packed(format) => {
                 let q = layer.grids()?;
@@ -280,7 +209,9 @@ impl<'a> Facts<'a> {
                     _ => Dtype::F16,
                 };
                 match format.check(&q, &spec) {
-                    Ok(()) => rounded("scales", scales, Rounding::of(q.scales, scales)),
+                    Ok(()) => {
+                        Verdict::of_rounding("scales", scales, Rounding::of(q.scales, scales))
+                    }
                     Err(gptq_pack::Error::ZeroPointAtZero { count, .. }) => {
                         Verdict::Lossy(Loss::ZeroAtZero { count })
                     }
@@ -289,13 +220,6 @@ impl<'a> Facts<'a> {
             }
         };
         Ok(Self { layer, spec, scheme, verdict })
-    }
-}
-
-fn rounded(what: &'static str, dtype: Dtype, by: Rounding) -> Verdict {
-    match by.is_exact() {
-        true => Verdict::Lossless,
-        false => Verdict::Lossy(Loss::Rounded { what, dtype, by }),
     }
 }
 
@@ -312,43 +236,6 @@ fn common_dtype(checkpoint: &Checkpoint, format: Format) -> Dtype {
     [Dtype::F32, Dtype::BF16, Dtype::F16].into_iter().max_by_key(bytes).unwrap_or(Dtype::F16)
 }
 
-/// Refuses what the target cannot hold, and what it can hold only with a loss nobody accepted.
-fn refuse(
-    checkpoint: &Checkpoint,
-    target: Goal,
-    lossy: bool,
-    facts: &[Facts<'_>],
-) -> Result<(), Error> {
-    let all = facts.len();
-    let fail = |message: String| Err(Error::file(checkpoint.dir(), message));
-    let impossible = facts.iter().filter_map(|facts| match &facts.verdict {
-        Verdict::Impossible(error) => Some((&facts.layer.name, error)),
-        _ => None,
-    });
-    let impossible: Vec<_> = impossible.collect();
-    if let [(first, error), ..] = impossible[..] {
-        return fail(format!(
-            "cannot be converted to {target}, with or without --lossy: {} of {all} layers do not \
-             fit (first: {first}: {error}); --to dense fits everything. Nothing was written",
-            impossible.len()
-        ));
-    }
-    let losses = facts.iter().filter_map(|facts| match &facts.verdict {
-        Verdict::Lossy(loss) => Some((&facts.layer.name, loss)),
-        _ => None,
-    });
-    let losses: Vec<_> = losses.collect();
-    match losses[..] {
-        [(first, loss), ..] if !lossy => fail(format!(
-            "cannot be converted to {target} without loss: {} of {all} layers change (first: \
-             {first}: {loss}); {}, --lossy accepts the loss. Nothing was written",
-            losses.len(),
-            loss.way_out()
-        )),
-        _ => Ok(()),
-    }
-}
-
 /// Servers want one scheme: a layer that is symmetric by chance in an asymmetric model keeps its
 /// zero points, and one whose order happens to be natural among scattered ones its group indices.
 fn agree(facts: &mut [Facts<'_>]) {
@@ -358,64 +245,6 @@ fn agree(facts: &mut [Facts<'_>]) {
         spec.sym &= scheme.sym || all_sym;
         spec.scattered |= scheme.desc_act && any_scattered && spec.groups() > 1;
     }
-}
-
-/// The result's config. Between formats of GPTQ's own dialect it is the source's; otherwise it says
-/// what is packed, module by module, and what is not.
-fn config_for(
-    checkpoint: &Checkpoint,
-    config: &CheckpointConfig,
-    format: Format,
-    facts: &[Facts<'_>],
-) -> Result<CheckpointConfig, gptq_pack::Error> {
-    let dialect = |f| matches!(f, Format::Gptq | Format::GptqV2 | Format::GptqP | Format::Marlin);
-    let same_widths = facts.iter().all(|f| f.spec.width == f.layer.spec.width);
-    let mut out = if dialect(config.format) && dialect(format) && same_widths {
-        CheckpointConfig { format, ..config.clone() }
-    } else {
-        let left_alone = left_alone(checkpoint, config.format, dialect(format), facts);
-        let packed = facts.iter().map(|Facts { layer, spec, .. }| {
-            let scheme = Scheme {
-                bits: spec.width,
-                group_size: spec.group_size,
-                sym: spec.sym,
-                desc_act: spec.scattered,
-            };
-            (layer.name.as_str(), Some(scheme))
-        });
-        let modules = packed.chain(left_alone.iter().map(|name| (name.as_str(), None)));
-        config.for_modules(format, modules)?
-    };
-    // The result's file is not called so.
-    out.extra.remove("model_file_base_name");
-    Ok(out)
-}
-
-/// Linears that the source left alone. GPTQ's readers need to know of those that have packed
-/// siblings elsewhere; the others of every linear, and of the head even if it is tied.
-fn left_alone(
-    checkpoint: &Checkpoint,
-    format: Format,
-    siblings_only: bool,
-    facts: &[Facts<'_>],
-) -> Vec<String> {
-    let kinds: std::collections::HashSet<&str> =
-        facts.iter().map(|facts| last(&facts.layer.name)).collect();
-    let linears = checkpoint.tensors().filter(|tensor| tensor.shape.len() == 2);
-    let modules = linears.filter_map(|tensor| tensor.name.strip_suffix(".weight"));
-    let mut out: Vec<String> = modules
-        .filter(|module| !is_packed(checkpoint, format, module))
-        .filter(|module| match siblings_only {
-            true => kinds.contains(last(module)),
-            false => !is_embedding(last(module)),
-        })
-        .map(str::to_owned)
-        .collect();
-    let packed_head = facts.iter().any(|facts| is_head(last(&facts.layer.name)));
-    if !siblings_only && !packed_head && !out.iter().any(|module| is_head(last(module))) {
-        out.push("lm_head".to_owned());
-    }
-    out
 }
 
 fn notices(target: Goal, facts: &[Facts<'_>]) -> Vec<String> {
