@@ -306,6 +306,10 @@ pub(crate) struct ConvertArgs {
     /// Type of packed weights, for --to gguf [default: auto, the smallest that loses nothing]
     #[arg(long, value_enum)]
     pub(crate) gguf_type: Option<GgufTypeArg>,
+    /// llama.cpp's name for the way the tokenizer cuts text into words, for --to gguf [default: told
+    /// by tokenizer.json]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) gguf_pre: Option<String>,
     #[command(flatten)]
     pub(crate) reading: ReadingArgs,
     /// Largest output file, in GB of tensors

@@ -32,6 +32,9 @@ fn check(args: &ConvertArgs) -> Result<(), Failure> {
             usage("--dtype is for --to dense; codes have no type to choose")
         }
         Some(_) if args.to != TargetArg::Gguf => usage("--gguf-type is for --to gguf"),
+        _ if args.gguf_pre.is_some() && args.to != TargetArg::Gguf => {
+            usage("--gguf-pre is for --to gguf")
+        }
         Some(ty) if ty != GgufTypeArg::Auto && !args.lossy => usage(
             "a --gguf-type may round what it does not hold exactly: accept that with --lossy, or \
              leave it at auto, which loses nothing",
@@ -86,7 +89,7 @@ fn gguf(args: &ConvertArgs, json: bool) -> Result<(), Failure> {
     };
     let checkpoint = model_dir::open(&args.model, &args.reading)?;
     let mut meter = Meter::new("convert");
-    let options = GgufOptions { ty, ..GgufOptions::default() };
+    let options = GgufOptions { ty, pre: args.gguf_pre.clone(), ..GgufOptions::default() };
     let report = write_gguf(&checkpoint, &args.out, &options, &mut meter)?;
     meter.finish();
     if json {

@@ -13,20 +13,28 @@ fn losses(report: &Report) -> Option<(f64, f64)> {
     pairs.reduce(|sum, pair| (sum.0 + pair.0, sum.1 + pair.1))
 }
 
+/// Linears named one by one before a summary says how many more there are.
+const NAMED: usize = 10;
+
 /// Whether the run kept to `--max-fallback`.
 pub(crate) fn check_fallbacks(report: &Report, max: usize, out: &Path) -> Result<(), Failure> {
     let count = report.fallbacks().count();
     if count <= max {
         return Ok(());
     }
-    let lines = report.fallbacks().map(|(name, f)| format!("\n  {name}: {}", f.reason));
+    let mut lines: Vec<String> =
+        report.fallbacks().map(|(name, f)| format!("\n  {name}: {}", f.reason)).collect();
+    if lines.len() > NAMED {
+        lines.truncate(NAMED);
+        lines.push(format!("\n  and {} more, all in gptq_report.json", count - NAMED));
+    }
     Err(Failure::policy(format!(
         "{count} linears could not be solved and fell back, {max} may (--max-fallback): the result \
          is in {}, but check it before use. Calibrate with more or more varied text (--calib, \
          --nsamples, --seqlen), try a larger --damp-percent, or allow it with --max-fallback \
          {count}.{}",
         out.display(),
-        lines.collect::<String>()
+        lines.concat()
     )))
 }
 
@@ -67,7 +75,9 @@ pub(crate) fn to_text(report: &Report, out: &Path) -> String {
     }
     let fallbacks: Vec<&str> = report.fallbacks().map(|(name, _)| name).collect();
     if !fallbacks.is_empty() {
-        text += &format!("{} fell back: {}\n", fallbacks.len(), fallbacks.join(", "));
+        let more = if fallbacks.len() > NAMED { ", ..." } else { "" };
+        let named = fallbacks[..fallbacks.len().min(NAMED)].join(", ");
+        text += &format!("{} fell back: {named}{more}\n", fallbacks.len());
     }
     if let Some(adapter) = &report.adapter {
         text += &format!(

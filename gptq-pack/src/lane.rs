@@ -75,8 +75,34 @@ pub fn pack(bits: Bits, codes: impl IntoIterator<Item = u8>, out: &mut [u32]) {
 /// # Panics
 /// If `words` is shorter than [`words`]`(bits, codes.len())`.
 pub fn unpack(bits: Bits, words: &[u32], codes: &mut [u8]) {
-    for (n, code) in codes.iter_mut().enumerate() {
-        *code = code_at(bits, words, n);
+    unpack_of(bits.get(), words, codes);
+}
+
+/// [`unpack`] for any width up to 8.
+pub(crate) fn unpack_of(bits: u32, words: &[u32], codes: &mut [u8]) {
+    match bits {
+        1 => unpack_lanes::<1>(words, codes),
+        2 => unpack_lanes::<2>(words, codes),
+        3 => unpack_lanes::<3>(words, codes),
+        4 => unpack_lanes::<4>(words, codes),
+        5 => unpack_lanes::<5>(words, codes),
+        6 => unpack_lanes::<6>(words, codes),
+        7 => unpack_lanes::<7>(words, codes),
+        _ => unpack_lanes::<8>(words, codes),
+    }
+}
+
+/// With the width and the lane's length known when compiled, a lane is straight code.
+fn unpack_lanes<const B: usize>(words: &[u32], codes: &mut [u8]) {
+    let (whole_words, last_words) = words.split_at(codes.len() / LANE * B);
+    let (whole, last) = codes.as_chunks_mut::<LANE>();
+    for (words, codes) in whole_words.as_chunks::<B>().0.iter().zip(whole) {
+        for (n, code) in codes.iter_mut().enumerate() {
+            *code = code_of(B as u32, words, n);
+        }
+    }
+    for (n, code) in last.iter_mut().enumerate() {
+        *code = code_of(B as u32, last_words, n);
     }
 }
 
@@ -89,6 +115,7 @@ pub fn code_at(bits: Bits, words: &[u32], n: usize) -> u8 {
 }
 
 /// [`code_at`] for any width up to 8.
+#[inline]
 pub(crate) fn code_of(bits: u32, words: &[u32], n: usize) -> u8 {
     let b = bits as usize;
     let (word, shift) = (n * b / 32, n * b % 32);

@@ -181,16 +181,23 @@ fn pack_columns(bits: Bits, codes: ArrayView2<'_, u8>) -> Vec<u32> {
 
 /// The inverse of [`pack_columns`].
 fn unpack_columns(bits: Bits, qweight: &[u32], ins: usize, outs: usize) -> Array2<u8> {
-    let mut codes = Array2::zeros((outs, ins));
-    let mut words = vec![0; lane::words(bits, ins)];
-    for (r, mut row) in codes.outer_iter_mut().enumerate() {
-        for (word, stored) in words.iter_mut().zip(qweight[r..].iter().step_by(outs)) {
-            *word = *stored;
+    /// Columns gathered together: the words of one cache line.
+    const TILE: usize = 16;
+    let mut codes = vec![0; outs * ins];
+    let row_words = lane::words(bits, ins);
+    let mut words = vec![0; TILE * row_words];
+    for (tile, codes) in codes.chunks_mut(TILE * ins).enumerate() {
+        let rows = codes.len() / ins;
+        for (w, stored) in qweight.chunks_exact(outs).enumerate() {
+            for (r, &word) in stored[tile * TILE..][..rows].iter().enumerate() {
+                words[r * row_words + w] = word;
+            }
         }
-        let row = row.as_slice_mut().expect("rows of a new array are contiguous");
-        lane::unpack(bits, &words, row);
+        for (words, row) in words.chunks_exact(row_words).zip(codes.chunks_exact_mut(ins)) {
+            lane::unpack(bits, words, row);
+        }
     }
-    codes
+    Array2::from_shape_vec((outs, ins), codes).expect("a code for each output and input")
 }
 
 /// Scales in half precision and in the order of files, groups × out: columns of ours are rows of

@@ -2,7 +2,7 @@
 
 use gptq_core::QuantizedMatrix;
 use gptq_pack::{Dtype, Format, RawTensor, ZeroPointFormat};
-use half::{bf16, f16};
+use half::{bf16, f16, slice::HalfFloatSliceExt};
 use ndarray::Array2;
 
 use super::{
@@ -102,34 +102,44 @@ fn dense(
     writer: &CheckpointWriter,
 ) -> Result<Changes, Error> {
     let name = format!("{}.weight", plan.layer.name);
-    let mut bytes = Vec::with_capacity(weights.len() * dtype.size());
-    for &weight in weights {
-        match dtype {
-            Dtype::F16 => bytes.extend(f16::from_f32(weight).to_le_bytes()),
-            Dtype::BF16 => bytes.extend(bf16::from_f32(weight).to_le_bytes()),
-            _ => bytes.extend(weight.to_le_bytes()),
-        }
+    let weights = weights.as_standard_layout();
+    let weights = weights.as_slice().unwrap_or_default();
+    let (bytes, expected) = encoded(weights, dtype);
+    let failed = |message| Err(Error::Verify { layer: plan.layer.name.clone(), message });
+    if let Some(i) = expected.iter().position(|weight| !weight.is_finite()) {
+        let (r, c) = (i / plan.spec.in_features, i % plan.spec.in_features);
+        let weight = weights[i];
+        return failed(format!("weight [{r}, {c}] is {weight}, beyond {dtype}; use --dtype f32"));
     }
     writer.put(&name, &bytes)?;
-    let bytes = writer.read_back(&name)?;
-    let halves = || bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
-    let back: Vec<f32> = match dtype {
-        Dtype::F16 => halves().map(|h| f16::from_bits(h).to_f32()).collect(),
-        Dtype::BF16 => halves().map(|h| bf16::from_bits(h).to_f32()).collect(),
-        _ => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-    };
-    for (((r, c), &weight), &found) in weights.indexed_iter().zip(&back) {
-        let expected = rounded(weight, dtype);
-        if found != expected || !found.is_finite() {
-            let message = match expected.is_finite() {
-                true => format!("weight [{r}, {c}] is {found} instead of {expected}"),
-                false => format!("weight [{r}, {c}] is {weight}, beyond {dtype}; use --dtype f32"),
-            };
-            return Err(Error::Verify { layer: plan.layer.name.clone(), message });
+    if let Some(i) = writer.read_back(&name)?.iter().zip(&bytes).position(|(a, b)| a != b) {
+        return failed(format!("byte {i} on disk is not the one written"));
+    }
+    let differences = expected.iter().zip(weights).map(|(&a, &b)| f64::from(a) - f64::from(b));
+    Ok(Changes::of(differences))
+}
+
+/// Weights as stored, and what they then are.
+fn encoded(weights: &[f32], dtype: Dtype) -> (Vec<u8>, Vec<f32>) {
+    let mut back = vec![0.0; weights.len()];
+    match dtype {
+        Dtype::F16 => {
+            let mut halves = vec![f16::ZERO; weights.len()];
+            halves.convert_from_f32_slice(weights);
+            halves.convert_to_f32_slice(&mut back);
+            (halves.iter().flat_map(|half| half.to_le_bytes()).collect(), back)
+        }
+        Dtype::BF16 => {
+            let mut halves = vec![bf16::ZERO; weights.len()];
+            halves.convert_from_f32_slice(weights);
+            halves.convert_to_f32_slice(&mut back);
+            (halves.iter().flat_map(|half| half.to_le_bytes()).collect(), back)
+        }
+        _ => {
+            back.copy_from_slice(weights);
+            (weights.iter().flat_map(|weight| weight.to_le_bytes()).collect(), back)
         }
     }
-    let differences = back.iter().zip(weights).map(|(&a, &b)| f64::from(a) - f64::from(b));
-    Ok(Changes::of(differences))
 }
 
 fn rounded(value: f32, dtype: Dtype) -> f32 {

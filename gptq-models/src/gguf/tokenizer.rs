@@ -191,7 +191,7 @@ impl<'a> TokenizerFiles<'a> {
             None => pre::name(&self.main["pre_tokenizer"], ignores).map_err(|what| {
                 self.error(format!(
                     "{what}, for which no name of llama.cpp is known here; if you know the one of \
-                     this model (tokenizer.ggml.pre, \"deepseek-llm\" for example), state it"
+                     this model (tokenizer.ggml.pre, deepseek-llm for example), state it with --gguf-pre"
                 ))
             })?,
         };

@@ -149,7 +149,7 @@ struct Found {
 impl Found {
     fn of(layer: &StoredLayer<'_>) -> Result<Self, Error> {
         let q = layer.grids()?;
-        let (ins, outs, groups) = (q.in_features(), q.out_features(), q.groups());
+        let (ins, outs) = (q.in_features(), q.out_features());
         let bytes: Vec<_> = layer
             .tensors()
             .iter()
@@ -171,7 +171,7 @@ impl Found {
             out_features: outs,
             in_features: ins,
             bits: layer.spec.width.get(),
-            group_size: if groups == 1 { -1 } else { group_size.to_file() },
+            group_size: group_size.to_file(),
             sym: convention.is_some() || q.zeros.iter().all(|&zero| zero == middle),
             scattered_g_idx: !layer.spec.is_natural(&q.g_idx),
             zero_points,

@@ -20,31 +20,43 @@ const FORMAT: Format = Format::Awq;
 const OUTPUT: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 const OUTPUTS: usize = OUTPUT.len();
 
+/// Columns taken together, so that what is read and what is written both stay in the cache.
+const TILE: usize = 16;
+
 /// Packs along the rows of an outputs × n matrix: n × outputs/8 words.
 fn pack(values: ArrayView2<'_, u8>) -> Vec<u32> {
     let (outs, columns) = values.dim();
-    let mut words = Vec::with_capacity(columns * outs / OUTPUTS);
-    for column in values.columns() {
-        words.extend((0..outs).step_by(OUTPUTS).map(|first| {
-            let nibble =
-                |(n, &output): (usize, &usize)| u32::from(column[first + output]) << (4 * n);
-            OUTPUT.iter().enumerate().map(nibble).fold(0, |word, nibble| word | nibble)
-        }));
+    let (values, row_words) = (values.as_standard_layout(), outs / OUTPUTS);
+    let values = values.as_slice().expect("as_standard_layout is contiguous");
+    let mut words = vec![0; columns * row_words];
+    for (tile, words) in words.chunks_mut(TILE * row_words).enumerate() {
+        for (j, rows) in values.chunks_exact(OUTPUTS * columns).enumerate() {
+            for (n, output) in OUTPUT.into_iter().enumerate() {
+                let row = &rows[output * columns + tile * TILE..];
+                for (words, &value) in words.chunks_exact_mut(row_words).zip(row) {
+                    words[j] |= u32::from(value) << (4 * n);
+                }
+            }
+        }
     }
     words
 }
 
 /// The inverse of [`pack`].
 fn unpack(words: &[u32], outs: usize, columns: usize) -> Array2<u8> {
-    let mut values = Array2::zeros((outs, columns));
-    for (column, words) in words.chunks(outs / OUTPUTS).enumerate() {
-        for (j, word) in words.iter().enumerate() {
+    let row_words = outs / OUTPUTS;
+    let mut values = vec![0; outs * columns];
+    for (tile, words) in words.chunks(TILE * row_words).enumerate() {
+        for (j, rows) in values.chunks_exact_mut(OUTPUTS * columns).enumerate() {
             for (n, output) in OUTPUT.into_iter().enumerate() {
-                values[[OUTPUTS * j + output, column]] = (word >> (4 * n)) as u8 & 0xf;
+                let row = &mut rows[output * columns + tile * TILE..];
+                for (words, value) in words.chunks_exact(row_words).zip(row) {
+                    *value = (words[j] >> (4 * n)) as u8 & 0xf;
+                }
             }
         }
     }
-    values
+    Array2::from_shape_vec((outs, columns), values).expect("a value for each output and column")
 }
 
 fn check(spec: &LayerSpec) -> Result<(), Error> {

@@ -124,10 +124,10 @@ impl Layout for Compressed {
         };
         let wide = |code: u8| code + width.offset();
         let mut codes = Array2::zeros((outs, ins));
-        for (row, mut codes) in packed.chunks(row_words).zip(codes.outer_iter_mut()) {
-            for (c, code) in codes.iter_mut().enumerate() {
-                *code = wide(lane::code_of(width.get(), row, c));
-            }
+        for (words, mut row) in packed.chunks(row_words).zip(codes.outer_iter_mut()) {
+            let row = row.as_slice_mut().expect("rows of a new array are contiguous");
+            lane::unpack_of(width.get(), words, row);
+            row.iter_mut().for_each(|code| *code = wide(*code));
         }
         let mut all = Array2::from_elem((outs, groups), wide(width.middle()));
         for (g, mut column) in all.axis_iter_mut(Axis(1)).enumerate() {
