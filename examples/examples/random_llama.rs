@@ -80,25 +80,24 @@ fn small() -> Sizes {
 
 /// Every tensor of a model, block by block.
 fn specs(arch: &Architecture) -> Vec<TensorSpec> {
-    let (graph, c) = (arch.graph, &arch.config);
+    let c = &arch.config;
     let spec = |name: String, shape: &[usize]| TensorSpec {
         name,
         dtype: Dtype::F16,
         shape: shape.to_vec(),
     };
-    let mut out = vec![spec(graph.embed.into(), &[c.vocab_size, c.hidden_size])];
-    for block in 0..c.layers {
-        let name = arch.block_name(block);
+    let mut out = vec![spec(arch.graph.embed.table.name.clone(), &[c.vocab_size, c.hidden_size])];
+    for block in &arch.graph.blocks {
         for norm in ["input_layernorm", "post_attention_layernorm"] {
-            out.push(spec(format!("{name}.{norm}.weight"), &[c.hidden_size]));
+            out.push(spec(format!("{}.{norm}.weight", block.name), &[c.hidden_size]));
         }
-        for place in (0..graph.stages.len()).flat_map(|stage| arch.linears(block, stage)) {
+        for place in block.stages.iter().flat_map(|stage| stage.all_linears()) {
             let shape = [place.out_features, place.in_features];
             out.push(spec(format!("{}.weight", place.name), &shape));
         }
     }
-    out.push(spec(graph.final_norm.into(), &[c.hidden_size]));
-    out.push(spec(graph.head.into(), &[c.vocab_size, c.hidden_size]));
+    out.push(spec("model.norm.weight".into(), &[c.hidden_size]));
+    out.push(spec(format!("{}.weight", arch.head().name), &[c.vocab_size, c.hidden_size]));
     out
 }
 

@@ -77,6 +77,9 @@ pub(crate) struct QuantizeArgs {
     /// Solve all linears of a block from one pass with its original weights
     #[arg(long, overrides_with = "true_sequential")]
     pub(crate) no_true_sequential: bool,
+    /// Tokens that experts are solved with: those routed to them, or all (slower, no expert starves)
+    #[arg(long, value_enum, default_value_t = MoeArg::Routed)]
+    pub(crate) moe: MoeArg,
     /// Quantize the output head too: 8 bits in groups of 32, unless a --dynamic rule names it
     #[arg(long)]
     pub(crate) lm_head: bool,
@@ -393,6 +396,12 @@ pub(crate) enum OutFormatArg {
     Marlin,
     Awq,
     CompressedTensors,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MoeArg {
+    Routed,
+    All,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -56,6 +56,6 @@ pub(crate) fn seqlen(asked: Option<usize>, checkpoint: &Checkpoint) -> Result<us
     if let Some(seqlen) = asked {
         return Ok(seqlen);
     }
-    let arch = Architecture::from_config(checkpoint.config(), &checkpoint.config_file())?;
+    let arch = Architecture::of(checkpoint)?;
     Ok(SEQLEN.min(arch.config.max_position_embeddings))
 }

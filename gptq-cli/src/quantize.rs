@@ -6,13 +6,13 @@ use gptq_calib::{CalibrationSet, ChatTemplate, SampleSpec};
 use gptq_core::FallbackStrategy;
 use gptq_kernels::CpuBackend;
 use gptq_models::{
-    Checkpoint, EoraOptions, FallbackPolicy, Method, QuantizeOptions, Staging, quantize,
+    Checkpoint, EoraOptions, FallbackPolicy, Method, QuantizeOptions, Routing, Staging, quantize,
 };
 use gptq_pack::{DynamicRules, Format};
 use serde_json::Value;
 
 use crate::{
-    args::{FallbackArg, MethodArg, OutFormatArg, QuantizeArgs},
+    args::{FallbackArg, MethodArg, MoeArg, OutFormatArg, QuantizeArgs},
     failure::Failure,
     model_dir, settings, summary,
     terminal::{self, Meter},
@@ -80,6 +80,10 @@ fn options(args: &QuantizeArgs) -> Result<QuantizeOptions, Failure> {
         true_sequential: !args.no_true_sequential,
         lm_head: args.lm_head,
         fallback: fallback(args),
+        routing: match args.moe {
+            MoeArg::Routed => Routing::Routed,
+            MoeArg::All => Routing::All,
+        },
         eora: args.eora_rank.map(|rank| EoraOptions { rank, out: args.eora_out.clone() }),
         ..QuantizeOptions::default()
     })

@@ -52,12 +52,22 @@ pub(crate) fn to_json(report: &Report, out: &Path) -> Value {
         "loss": losses.map(|l| l.0),
         "rtn_loss": losses.map(|l| l.1),
         "fallback": fallbacks,
+        "experts": experts(report).map(|(linears, fewest, median)| {
+            json!({"linears": linears, "fewest_tokens": fewest, "median_tokens": median})
+        }),
         "adapter": report.adapter,
         "source_bytes": report.source_bytes,
         "output_bytes": report.output_bytes,
         "notices": report.notices,
         "seconds": report.seconds,
     })
+}
+
+/// Linears of experts, and the fewest and the median of the tokens that were sent to one.
+fn experts(report: &Report) -> Option<(usize, u64, u64)> {
+    let mut sent: Vec<u64> = report.layers.iter().filter_map(|l| l.routed_tokens).collect();
+    sent.sort_unstable();
+    Some((sent.len(), *sent.first()?, sent[sent.len() / 2]))
 }
 
 pub(crate) fn to_text(report: &Report, out: &Path) -> String {
@@ -72,6 +82,12 @@ pub(crate) fn to_text(report: &Report, out: &Path) -> String {
     );
     if let Some((loss, rtn)) = losses(report) {
         text += &format!("layer loss {loss:.4e}, {:.1}% of rounding's\n", 100.0 * loss / rtn);
+    }
+    if let Some((count, fewest, median)) = experts(report) {
+        text += &format!(
+            "{count} linears of experts; the router sent them {median} tokens in the median, {fewest} \
+             at least\n"
+        );
     }
     let fallbacks: Vec<&str> = report.fallbacks().map(|(name, _)| name).collect();
     if !fallbacks.is_empty() {

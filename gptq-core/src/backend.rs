@@ -5,19 +5,157 @@ use ndarray::{Array2, ArrayView2};
 
 use crate::{Error, Hessian, Portable, QuantConfig, Solved, solve::solve_stage};
 
-/// Heads and scale of one attention.
+/// Heads, scale and mask of one attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; query head h reads head `h · kv_heads / heads`.
     pub kv_heads: usize,
-    /// Width of one head.
+    /// Channels of one head of queries and keys.
     pub head_dim: usize,
-    /// Factor on `q · k` before softmax.
+    /// Channels of one head of values, and of the result.
+    pub value_dim: usize,
+    /// Factor on `q · k`.
     pub scale: f32,
+    /// `cap · tanh(score / cap)` before anything is masked.
+    pub softcap: Option<f32>,
+    /// Which keys a query sees.
+    pub window: Window,
     /// Valid rows of keys and values, the rows of this call included.
     pub keys: usize,
+}
+
+/// The keys that a query sees, besides that none lies after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Window {
+    /// All of them.
+    #[default]
+    Full,
+    /// The last n > 0, its own included.
+    Sliding(usize),
+    /// Those of its own run of n > 0 positions: position / n is the same.
+    Chunked(usize),
+}
+
+impl Window {
+    /// The first key that the query at `position` sees. It never falls from one position to the
+    /// next.
+    ///
+    /// ```
+    /// use gptq_core::Window;
+    ///
+    /// assert_eq!(Window::Full.first_key(10), 0);
+    /// assert_eq!(Window::Sliding(4).first_key(10), 7);
+    /// assert_eq!(Window::Chunked(4).first_key(10), 8);
+    /// ```
+    pub fn first_key(self, position: usize) -> usize {
+        match self {
+            Window::Full => 0,
+            Window::Sliding(n) => position - position.min(n - 1),
+            Window::Chunked(n) => position / n * n,
+        }
+    }
+}
+
+/// What is added to scores, beside `q · k`.
+#[derive(Debug)]
+pub struct ScoreTerms<'a, T> {
+    /// heads × at least `keys`: added to the scaled score of a head with a key. ALiBi.
+    pub key_bias: Option<&'a T>,
+    /// 1 × heads: one more score per head that takes part in the softmax and has no value.
+    pub sinks: Option<&'a T>,
+}
+
+// Derived, these would ask for tensors that can be copied, of which there are only borrows here.
+impl<T> Clone for ScoreTerms<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for ScoreTerms<'_, T> {}
+
+impl<T> Default for ScoreTerms<'_, T> {
+    fn default() -> Self {
+        Self { key_bias: None, sinks: None }
+    }
+}
+
+/// Which channels of a head turn with the position, and how they pair up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RopeShape {
+    /// Channels of one head.
+    pub head_dim: usize,
+    /// First channel of a head that turns; `2 · cos.columns` of them do.
+    pub offset: usize,
+    /// Channel `2i` pairs with `2i + 1`, instead of `i` with `i + cos.columns`.
+    pub interleaved: bool,
+}
+
+/// A normalisation of every row, in segments.
+#[derive(Debug)]
+pub struct Norm<'a, T> {
+    /// How a segment is normalised.
+    pub kind: NormKind,
+    /// Added to the mean square, or to the variance.
+    pub eps: f32,
+    /// Channels that are normalised together; divides the columns. Those of a head, or all.
+    pub segment: usize,
+    /// 1 × a divisor of the columns; channel c is multiplied by entry `c mod length`.
+    pub weight: Option<&'a T>,
+    /// The same, added last.
+    pub bias: Option<&'a T>,
+}
+
+impl<T> Clone for Norm<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Norm<'_, T> {}
+
+/// The two normalisations in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// `x / sqrt(mean(x²) + eps)`.
+    Rms,
+    /// `(x − mean) / sqrt(variance + eps)`, with the variance of the population.
+    Layer,
+}
+
+/// A function of one number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pointwise {
+    /// `c · x`.
+    Scale(f32),
+    /// x, but at least −c and at most c.
+    Clamp(f32),
+    /// `c · tanh(x / c)`.
+    SoftCap(f32),
+    /// `x · sigmoid(x)`.
+    Silu,
+    /// `x · Φ(x)`, by the error function.
+    Gelu,
+    /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`.
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+/// A function of gate and up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Gate {
+    /// `f(gate) · up`.
+    Of(Pointwise),
+    /// `(u + 1) · g · sigmoid(alpha · g)` with `g = min(gate, limit)` and u = up clamped to ±limit.
+    Clamped {
+        /// Bound of both.
+        limit: f32,
+        /// Slope of the sigmoid.
+        alpha: f32,
+    },
 }
 
 /// One linear of a stage, to be quantized with the Hessian it shares with its siblings.
@@ -86,39 +224,57 @@ pub trait Backend: Send + Sync {
         bias: Option<&Self::Tensor>,
     ) -> Result<Self::Tensor, Error>;
 
-    /// `x / sqrt(mean(x²) + eps) · weight`, row by row; weight is 1 × columns.
-    fn rms_norm(
-        &self,
-        x: &Self::Tensor,
-        weight: &Self::Tensor,
-        eps: f32,
-    ) -> Result<Self::Tensor, Error>;
+    /// Normalises every row.
+    fn norm(&self, x: &Self::Tensor, norm: &Norm<'_, Self::Tensor>) -> Result<Self::Tensor, Error>;
 
-    /// Rotates the first `2 · cos.columns` channels of every head in place, pairing channel i with
-    /// channel i + cos.columns. cos and sin are tokens × rotated/2.
+    /// Rotates channels of every head in place. cos and sin are tokens × rotated/2; a pair (a, b)
+    /// becomes (a·cos − b·sin, b·cos + a·sin).
     fn rope(
         &self,
         x: &mut Self::Tensor,
         cos: &Self::Tensor,
         sin: &Self::Tensor,
-        head_dim: usize,
+        shape: RopeShape,
     ) -> Result<(), Error>;
 
     /// Causal softmax attention. q is tokens × heads·head_dim; k and v have at least `shape.keys`
-    /// rows of kv_heads·head_dim, of which the last `tokens` are those of the queries.
+    /// rows of kv_heads·head_dim and kv_heads·value_dim, of which the last `tokens` are those of
+    /// the queries. Row r of keys is position r. The result is tokens × heads·value_dim.
     fn attention(
         &self,
         q: &Self::Tensor,
         k: &Self::Tensor,
         v: &Self::Tensor,
         shape: &AttentionShape,
+        terms: ScoreTerms<'_, Self::Tensor>,
     ) -> Result<Self::Tensor, Error>;
 
-    /// `silu(gate) · up`, elementwise.
-    fn gated_silu(&self, gate: &Self::Tensor, up: &Self::Tensor) -> Result<Self::Tensor, Error>;
+    /// Applies a function to every entry in place.
+    fn apply(&self, x: &mut Self::Tensor, f: Pointwise) -> Result<(), Error>;
+
+    /// Joins gate and up, elementwise.
+    fn gated(&self, gate: &Self::Tensor, up: &Self::Tensor, f: Gate)
+    -> Result<Self::Tensor, Error>;
 
     /// `x += y`.
     fn add_assign(&self, x: &mut Self::Tensor, y: &Self::Tensor) -> Result<(), Error>;
+
+    /// Multiplies row r by `factors[r]`, in place.
+    fn scale_rows(&self, x: &mut Self::Tensor, factors: &[f32]) -> Result<(), Error>;
+
+    /// Columns by index, counted through the columns of all parts in order: how fused outputs are
+    /// taken apart and heads put together. The parts have the same rows.
+    fn columns(&self, parts: &[&Self::Tensor], index: &[u32]) -> Result<Self::Tensor, Error>;
+
+    /// Adds `weights[i] · y[i]` to row `rows[i]` of x, for every row i of y, in order: how experts'
+    /// results come back to their tokens.
+    fn scatter_add(
+        &self,
+        x: &mut Self::Tensor,
+        rows: &[u32],
+        weights: &[f32],
+        y: &Self::Tensor,
+    ) -> Result<(), Error>;
 
     /// Rows of a table by index: embeddings of token ids.
     fn gather(&self, table: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor, Error>;

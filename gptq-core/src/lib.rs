@@ -63,7 +63,10 @@ mod sweep;
 mod tile;
 mod update;
 
-pub use backend::{AttentionShape, Backend, Moments, SolveJob};
+pub use backend::{
+    AttentionShape, Backend, Gate, Moments, Norm, NormKind, Pointwise, RopeShape, ScoreTerms,
+    SolveJob, Window,
+};
 #[cfg(feature = "lapack")]
 pub use cholesky::Lapack;
 pub use config::{ActOrder, Bits, GridSearch, GroupSize, QuantConfig, ScaleDtype};

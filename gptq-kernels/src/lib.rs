@@ -6,7 +6,10 @@
 //! | `linear`                         | `cpu/linear.rs`        | `gptq_core::Reference`           |
 //! | `accumulate_gram`                | `cpu/gram.rs`          | `gptq_core::Reference`           |
 //! | `attention`                      | `cpu/attention.rs`     | `gptq_core::Reference`           |
-//! | norms, RoPE, gated activations   | `cpu/elementwise.rs`   | `gptq_core::Reference`           |
+//! | norms                            | `cpu/norm.rs`          | `gptq_core::Reference`           |
+//! | RoPE                             | `cpu/rope.rs`          | `gptq_core::Reference`           |
+//! | activations, alone and as gates  | `cpu/pointwise.rs`     | `gptq_core::Reference`           |
+//! | sums, rows and columns by index  | `cpu/rows.rs`          | `gptq_core::Reference`           |
 //! | repack for this machine          | `cpu/prepare.rs`       | `gptq_pack::PackedLinear`        |
 //! | packed weights × one token       | `cpu/packed_matvec.rs` | `gptq_core::Reference`           |
 //! | packed weights × many tokens     | `cpu/packed_matmul.rs` | `gptq_core::Reference`           |

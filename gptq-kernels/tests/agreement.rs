@@ -2,31 +2,16 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stdout, reason = "what was tried and how close it came, with --nocapture")]
 
-use gptq_core::{AttentionShape, Backend, Bits, QuantizedMatrix, Reference};
+mod common;
+
+use common::{close, values};
+use gptq_core::{
+    AttentionShape, Backend, Bits, Norm, NormKind, QuantizedMatrix, Reference, ScoreTerms, Window,
+};
 use gptq_kernels::{CpuBackend, Isa};
 use gptq_pack::{PackedBackend, PackedLinear, ZeroPointFormat};
 use ndarray::{Array2, s};
 use proptest::prelude::*;
-
-/// Reproducible numbers in [-1, 1).
-fn values(rows: usize, columns: usize, seed: u32) -> Array2<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
-    Array2::from_shape_fn((rows, columns), |_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / 8_388_608.0 - 1.0
-    })
-}
-
-/// f32 sums of n products in another order differ by about this much of their size.
-fn close(got: &Array2<f32>, want: &Array2<f32>, terms: usize) -> Result<(), String> {
-    let largest = want.fold(0f32, |m, v| m.max(v.abs())).max(1e-3);
-    let worst = (got - want).fold(0f32, |m, v| m.max(v.abs()));
-    let allowed = 4e-7 * (terms as f32).sqrt().max(4.0) * largest;
-    if got.dim() == want.dim() && worst <= allowed {
-        return Ok(());
-    }
-    Err(format!("{worst} of {largest}, allowed {allowed}"))
-}
 
 fn each(mut check: impl FnMut(CpuBackend)) {
     let all = Isa::available();
@@ -77,65 +62,6 @@ fn cross_moment() {
             Reference.accumulate_cross(&mut want, &native, &x).unwrap();
             cpu.accumulate_cross(&mut got, &native, &x).unwrap();
             close(&got, &want, tokens).unwrap();
-        }
-    });
-}
-
-#[test]
-fn attention() {
-    each(|cpu| {
-        for (tokens, past, heads, kv_heads, head_dim) in [
-            (1, 0, 1, 1, 4),
-            (5, 0, 4, 2, 8),
-            (130, 0, 2, 1, 16),
-            (1, 70, 6, 2, 12),
-            (9, 60, 3, 3, 10),
-        ] {
-            let keys = past + tokens;
-            let scale = 1.0 / (head_dim as f32).sqrt();
-            let shape = AttentionShape { heads, kv_heads, head_dim, scale, keys };
-            let q = values(tokens, heads * head_dim, 6) * 4.0;
-            // A cache has room beyond the keys in use.
-            let k = values(keys + 3, kv_heads * head_dim, 7) * 4.0;
-            let v = values(keys + 3, kv_heads * head_dim, 8);
-            let want = Reference.attention(&q, &k, &v, &shape).unwrap();
-            close(&cpu.attention(&q, &k, &v, &shape).unwrap(), &want, 64).unwrap();
-        }
-    });
-}
-
-#[test]
-fn elementwise() {
-    each(|cpu| {
-        for (rows, columns) in [(1, 1), (7, 33), (40, 500)] {
-            let (x, y) = (values(rows, columns, 9) * 8.0, values(rows, columns, 10));
-            let weight = values(1, columns, 11);
-            let want = Reference.rms_norm(&x, &weight, 1e-5).unwrap();
-            close(&cpu.rms_norm(&x, &weight, 1e-5).unwrap(), &want, columns).unwrap();
-            let want = Reference.gated_silu(&x, &y).unwrap();
-            close(&cpu.gated_silu(&x, &y).unwrap(), &want, 16).unwrap();
-            let (mut a, mut b) = (x.clone(), x.clone());
-            Reference.add_assign(&mut a, &y).unwrap();
-            cpu.add_assign(&mut b, &y).unwrap();
-            assert_eq!(a, b);
-        }
-        let table = values(50, 12, 12);
-        let rows = [3, 3, 49, 0];
-        assert_eq!(cpu.gather(&table, &rows).unwrap(), Reference.gather(&table, &rows).unwrap());
-    });
-}
-
-#[test]
-fn rope() {
-    each(|cpu| {
-        // All channels of a head, and only some.
-        for (head_dim, half) in [(8, 4), (10, 3)] {
-            let x = values(5, 3 * head_dim, 13);
-            let (cos, sin) = (values(5, half, 14), values(5, half, 15));
-            let (mut a, mut b) = (x.clone(), x);
-            Reference.rope(&mut a, &cos, &sin, head_dim).unwrap();
-            cpu.rope(&mut b, &cos, &sin, head_dim).unwrap();
-            close(&b, &a, 4).unwrap();
         }
     });
 }
@@ -206,6 +132,27 @@ proptest! {
 #[test]
 fn same_bytes_at_any_thread_count() {
     let (x, w) = (values(200, 300, 20), values(500, 300, 21));
+    let bias = values(1, 300, 23);
+    let norm = Norm {
+        kind: NormKind::Layer,
+        eps: 1e-5,
+        segment: 60,
+        weight: Some(&bias),
+        bias: Some(&bias),
+    };
+    let shape = AttentionShape {
+        heads: 5,
+        kv_heads: 5,
+        head_dim: 60,
+        value_dim: 60,
+        scale: 0.1,
+        softcap: Some(2.0),
+        window: Window::Sliding(70),
+        keys: 200,
+    };
+    // Many rows come back to the same ones.
+    let targets: Vec<u32> = (0..200).map(|i| i % 7).collect();
+    let weights = vec![0.3; 200];
     let layer = packed(Bits::B4, 500, 300, 128, false, 22);
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -216,13 +163,18 @@ fn same_bytes_at_any_thread_count() {
             cpu.accumulate_gram(&mut gram, &x).unwrap();
             let mut cross = Array2::zeros((300, 300));
             cpu.accumulate_cross(&mut cross, &(&x * 1.5), &x).unwrap();
+            let mut sums = Array2::zeros((7, 300));
+            cpu.scatter_add(&mut sums, &targets, &weights, &x).unwrap();
             let one = x.slice(s![..1, ..]).to_owned();
             [
                 cpu.linear(&x, &w, None).unwrap(),
                 cpu.packed_linear(&x, &prepared).unwrap(),
                 cpu.packed_linear(&one, &prepared).unwrap(),
+                cpu.norm(&x, &norm).unwrap(),
+                cpu.attention(&x, &x, &x, &shape, ScoreTerms::default()).unwrap(),
                 gram,
                 cross,
+                sums,
             ]
         })
     };

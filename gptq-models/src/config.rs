@@ -2,39 +2,25 @@
 
 use serde_json::{Map, Value};
 
-use crate::{Error, rope::Rope};
+use crate::Error;
 
-/// What a graph needs to know of one model.
+/// The numbers that every model has.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
-    /// `model_type` as written.
+    /// `model_type` of the text model.
     pub model_type: String,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width inside the MLP.
-    pub intermediate_size: usize,
     /// Blocks.
     pub layers: usize,
     /// Query heads.
     pub heads: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
-    /// Channels per head.
-    pub head_dim: usize,
     /// Rows of the embedding.
     pub vocab_size: usize,
-    /// Added to the mean square in RMSNorm.
-    pub rms_norm_eps: f32,
-    /// Rotary position embedding.
-    pub rope: Rope,
     /// Context length the model was made for.
     pub max_position_embeddings: usize,
     /// The embedding is also the output projection.
     pub tie_word_embeddings: bool,
-    /// q, k, v and o have biases.
-    pub attention_bias: bool,
-    /// gate, up and down have biases.
-    pub mlp_bias: bool,
     /// Ids that end a text.
     pub eos_token_ids: Vec<u32>,
 }
@@ -43,55 +29,15 @@ impl ModelConfig {
     /// # Errors
     /// [`Error::Config`] naming the key.
     pub(crate) fn read(reader: &ConfigReader<'_>) -> Result<Self, Error> {
-        let hidden_size = reader.count("hidden_size")?;
-        let heads = reader.count("num_attention_heads")?;
-        let kv_heads = reader.optional_count("num_key_value_heads")?.unwrap_or(heads);
-        if kv_heads > heads || heads % kv_heads != 0 {
-            return Err(reader.error(
-                "num_key_value_heads",
-                format!("is {kv_heads}, which does not divide num_attention_heads {heads}"),
-            ));
-        }
-        let head_dim = match reader.optional_count("head_dim")? {
-            Some(head_dim) => head_dim,
-            None if hidden_size % heads == 0 => hidden_size / heads,
-            None => {
-                return Err(reader.error(
-                    "hidden_size",
-                    format!("is {hidden_size}, not a multiple of num_attention_heads {heads}"),
-                ));
-            }
-        };
-        if heads.checked_mul(head_dim).is_none_or(|width| width > ConfigReader::LARGEST) {
-            return Err(reader.error(
-                "head_dim",
-                format!(
-                    "is {head_dim}, which with num_attention_heads {heads} is no layer's width"
-                ),
-            ));
-        }
-        let activation = reader.optional_text("hidden_act")?.unwrap_or_else(|| "silu".into());
-        if !matches!(activation.as_str(), "silu" | "swish") {
-            return Err(reader
-                .error("hidden_act", format!("is {activation:?}, but this family needs silu")));
-        }
-        let max_position_embeddings =
-            reader.optional_count("max_position_embeddings")?.unwrap_or(2048);
+        let longest = reader.spelled(&["max_position_embeddings", "n_positions", "max_seq_len"])?;
         Ok(Self {
             model_type: reader.text("model_type")?,
-            hidden_size,
-            intermediate_size: reader.count("intermediate_size")?,
-            layers: reader.count("num_hidden_layers")?,
-            heads,
-            kv_heads,
-            head_dim,
+            hidden_size: reader.count_of(&["hidden_size", "n_embd", "n_embed", "d_model"])?,
+            layers: reader.count_of(&["num_hidden_layers", "n_layer", "n_layers"])?,
+            heads: reader.count_of(&["num_attention_heads", "n_head", "n_heads"])?,
             vocab_size: reader.count("vocab_size")?,
-            rms_norm_eps: reader.optional_number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-            rope: Rope::read(reader, head_dim, max_position_embeddings)?,
-            max_position_embeddings,
+            max_position_embeddings: longest.unwrap_or(2048),
             tie_word_embeddings: reader.optional_flag("tie_word_embeddings")?.unwrap_or(false),
-            attention_bias: reader.optional_flag("attention_bias")?.unwrap_or(false),
-            mlp_bias: reader.optional_flag("mlp_bias")?.unwrap_or(false),
             eos_token_ids: reader.ids("eos_token_id")?,
         })
     }
@@ -107,7 +53,7 @@ pub(crate) struct ConfigReader<'a> {
 
 impl<'a> ConfigReader<'a> {
     /// No dimension of a tensor is larger.
-    const LARGEST: usize = 1 << 31;
+    pub(crate) const LARGEST: usize = 1 << 31;
 
     pub(crate) fn new(config: &'a Value, file: &'a str) -> Self {
         Self { object: config.as_object(), file, prefix: "" }
@@ -145,6 +91,16 @@ impl<'a> ConfigReader<'a> {
         read(value)
             .map(Some)
             .ok_or_else(|| self.error(key, format!("is {value}, but must be {expected}")))
+    }
+
+    /// A count under the first of several names that is there.
+    pub(crate) fn spelled(&self, keys: &[&str]) -> Result<Option<usize>, Error> {
+        let found = keys.iter().find(|key| self.get(key).is_some());
+        found.map_or(Ok(None), |key| self.optional_count(key))
+    }
+
+    fn count_of(&self, keys: &[&str]) -> Result<usize, Error> {
+        self.required(keys.first().unwrap_or(&""), self.spelled(keys)?)
     }
 
     pub(crate) fn count(&self, key: &str) -> Result<usize, Error> {

@@ -2,8 +2,8 @@
 //! GPTQ checkpoint.
 //!
 //! - [`Checkpoint`] opens a Hugging Face folder; [`CheckpointWriter`] and [`Staging`] write one.
-//! - [`LayerGraph`](graph::LayerGraph) is a family as data; [`Architecture`] is a graph with the
-//!   numbers of one model.
+//! - [`Graph`](graph::Graph) is a model as data; [`Architecture`] is the graph and the numbers of one
+//!   checkpoint, made by its [`Family`].
 //! - [`quantize`] runs GPTQ or round-to-nearest over a checkpoint, [`Model`] runs any checkpoint,
 //!   dense or packed; [`evaluate`] and [`generate`] say what it is worth.
 //! - [`write_gguf`] turns a checkpoint into the file that llama.cpp reads.
@@ -61,13 +61,15 @@ mod report;
 mod rope;
 mod rope_scaling;
 mod run;
+mod source;
 mod stage;
 mod weights;
 mod zero_points;
 
 pub use adapter::Adapter;
 pub use adapter::EoraOptions;
-pub use arch::{Architecture, FAMILIES, LLAMA, LinearPlace};
+pub use arch::{Architecture, FAMILIES, Family};
+pub use block::Routing;
 pub use checkpoint::{Checkpoint, CheckpointWriter, Staging, TensorSpec, TensorView, Written};
 pub use config::ModelConfig;
 pub use convert::{ConvertOptions, ConvertReport, ConvertedLayer, Target, convert};
@@ -77,6 +79,7 @@ pub use evaluate::{Evaluation, Window, evaluate};
 pub use fallback::{FallbackPolicy, FallbackThreshold};
 pub use generate::{Generated, Sampling, generate};
 pub use gguf::{GgufOptions, GgufReport, GgufTensor, GgufType, write_gguf};
+pub use graph::LinearPlace;
 pub use inspect::{DenseShare, Inspection, PackedScheme, Share, inspect};
 pub use model::{KvCache, Model};
 pub use options::{Method, QuantizeOptions};
@@ -85,4 +88,5 @@ pub use quantize::quantize;
 pub use quantized::quantization_config;
 pub use report::{AdapterReport, Coverage, Entry, Fallback, Fate, LayerReport, Ledger, Report};
 pub use rope::{Rope, RopeTable};
+pub use source::{Axes, FusedExpert, Outputs, Stored};
 pub use zero_points::{Offset, ZeroPoints};

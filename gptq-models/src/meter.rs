@@ -3,7 +3,7 @@
 use crate::{Progress, plan::LinearPlan};
 
 /// Operations of one stage.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Cost {
     /// Per sample: what the stage's input sums up to, and passes with original weights.
     pub(crate) gather: f64,
@@ -14,17 +14,11 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
-    /// The linears of a stage over samples of `length` tokens. `originals` counts the passes with
+    /// The linears of a group over samples of which they see `tokens` each. `originals` counts the passes with
     /// original weights; `native` says whether inputs of the original model are compared too.
-    pub(crate) fn of(
-        linears: &[LinearPlan],
-        length: usize,
-        originals: usize,
-        native: bool,
-    ) -> Self {
+    pub(crate) fn of(linears: &[LinearPlan], tokens: f64, originals: usize, native: bool) -> Self {
         let width = linears.first().map_or(0, |l| l.place.in_features) as f64;
         let outputs: f64 = linears.iter().map(|l| l.place.out_features as f64).sum();
-        let tokens = length as f64;
         let forward = 2.0 * width * outputs * tokens;
         // The Gram matrix is symmetric, the cross moment is not.
         let moments = if native { 3.0 } else { 1.0 };
@@ -33,6 +27,14 @@ impl Cost {
             // Factor, column loop and the loss of round-to-nearest, which run slower than products.
             solve: width * width * width + 16.0 * outputs * width * width,
             forward,
+        }
+    }
+
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            gather: self.gather + other.gather,
+            solve: self.solve + other.solve,
+            forward: self.forward + other.forward,
         }
     }
 

@@ -1,15 +1,15 @@
 //! [`Model`]: a whole model on one backend, dense or quantized, ready to run.
 
 use gptq_core::Backend;
-use gptq_pack::{CheckpointConfig, PackedBackend};
+use gptq_pack::PackedBackend;
 use ndarray::Array2;
 
 use crate::{
     Architecture, Checkpoint, Error, ModelConfig,
-    arch::LinearPlace,
-    block::{Interpreter, LayerCache, Positions, Stream},
+    block::{EmbedWeights, FinishWeights, Interpreter, LayerCache, Positions, Routing},
+    graph::LinearPlace,
     quantization_config,
-    quantized::is_packed,
+    quantized::unexplained,
     weights::{Linear, Loader, StageWeights},
     zero_points,
 };
@@ -18,17 +18,18 @@ use crate::{
 pub struct Model<B: PackedBackend> {
     backend: B,
     arch: Architecture,
-    embed: B::Tensor,
+    embed: EmbedWeights<B::Tensor>,
     /// By block, then by stage.
     blocks: Vec<Vec<StageWeights<B>>>,
-    final_norm: B::Tensor,
+    finish: FinishWeights<B::Tensor>,
     /// `None` if the embedding serves.
     head: Option<Linear<B>>,
 }
 
 /// Keys and values of the tokens a generation has seen.
 pub struct KvCache<B: Backend> {
-    layers: Vec<LayerCache<B::Tensor>>,
+    /// By block; none for a block without attention.
+    layers: Vec<Option<LayerCache<B::Tensor>>>,
     capacity: usize,
     filled: usize,
 }
@@ -54,10 +55,11 @@ impl<B: PackedBackend> Model<B> {
     /// [`Checkpoint::with_zero_points`] overrides it.
     /// Whatever is wrong with the folder, named: see [`Error`].
     pub fn load(checkpoint: &Checkpoint, backend: B) -> Result<Self, Error> {
-        let arch = Architecture::from_config(checkpoint.config(), &checkpoint.config_file())?;
+        let arch = Architecture::of(checkpoint)?;
         let quantization = quantization_config(checkpoint)?;
-        if let Some(config) = &quantization {
-            zero_points::check(checkpoint, config)?;
+        match &quantization {
+            Some(config) => zero_points::check(checkpoint, config)?,
+            None => unexplained(checkpoint, |_| true)?,
         }
         let loader = Loader {
             checkpoint,
@@ -66,12 +68,13 @@ impl<B: PackedBackend> Model<B> {
             backend: &backend,
         };
         let embed = loader.embed()?;
-        let blocks = (0..arch.config.layers)
-            .map(|b| (0..arch.graph.stages.len()).map(|s| loader.stage(b, s)).collect())
+        let blocks = arch.graph.blocks.iter();
+        let blocks = blocks
+            .map(|block| block.stages.iter().map(|stage| loader.stage(stage)).collect())
             .collect::<Result<_, Error>>()?;
-        let final_norm = loader.final_norm()?;
+        let finish = loader.finish()?;
         let head = loader.head()?;
-        Ok(Self { blocks, embed, final_norm, head, arch, backend })
+        Ok(Self { blocks, embed, finish, head, arch, backend })
     }
 
     /// The model's numbers.
@@ -104,9 +107,11 @@ impl<B: PackedBackend> Model<B> {
     /// # Errors
     /// The backend's.
     pub fn cache(&self, capacity: usize) -> Result<KvCache<B>, Error> {
-        let layers = (0..self.arch.config.layers)
-            .map(|_| LayerCache::new(&self.backend, &self.arch, capacity))
-            .collect::<Result<_, Error>>()?;
+        let cache = |block: &crate::graph::Block| {
+            let attention = block.stages.iter().find_map(|stage| stage.attention());
+            attention.map(|a| LayerCache::new(&self.backend, a, capacity)).transpose()
+        };
+        let layers = self.arch.graph.blocks.iter().map(cache).collect::<Result<_, Error>>()?;
         Ok(KvCache { layers, capacity, filled: 0 })
     }
 
@@ -135,77 +140,69 @@ impl<B: PackedBackend> Model<B> {
         mut self,
         mut change: impl FnMut(&B, &LinearPlace, Linear<B>) -> Result<Linear<B>, Error>,
     ) -> Result<Self, Error> {
-        for (b, stages) in self.blocks.iter_mut().enumerate() {
-            for (s, stage) in stages.iter_mut().enumerate() {
-                let old = std::mem::take(&mut stage.linears).into_iter();
-                let changed = old
-                    .zip(self.arch.linears(b, s))
-                    .map(|(linear, place)| change(&self.backend, &place, linear));
-                stage.linears = changed.collect::<Result<_, _>>()?;
+        for (block, stages) in self.arch.graph.blocks.iter().zip(&mut self.blocks) {
+            for (stage, weights) in block.stages.iter().zip(stages) {
+                let StageWeights { linears, experts, .. } = weights;
+                let mut places = stage.all_linears();
+                for list in std::iter::once(linears).chain(experts) {
+                    let old = std::mem::take(list).into_iter();
+                    let changed = old
+                        .zip(&mut places)
+                        .map(|(linear, place)| change(&self.backend, place, linear));
+                    *list = changed.collect::<Result<_, _>>()?;
+                }
             }
         }
-        let head = self.head.take().map(|head| change(&self.backend, &self.arch.head(), head));
+        let head = self.head.take().map(|head| change(&self.backend, self.arch.head(), head));
         self.head = head.transpose()?;
         Ok(self)
     }
 
     fn run(&self, ids: &[u32], mut cache: Option<&mut KvCache<B>>) -> Result<B::Tensor, Error> {
-        check_ids(ids, &self.arch.config)?;
         let past = cache.as_ref().map_or(0, |cache| cache.filled);
-        let interpreter = Interpreter { backend: &self.backend, arch: &self.arch };
-        let positions = Positions::new(&self.backend, &self.arch.config.rope, past, ids.len())?;
-        let mut stream = Stream::new(self.backend.gather(&self.embed, ids)?);
-        for (b, stages) in self.blocks.iter().enumerate() {
-            for (s, weights) in stages.iter().enumerate() {
-                let cache = cache.as_mut().map(|cache| &mut cache.layers[b]);
-                interpreter.advance(s, weights, &mut stream, &positions, cache)?;
+        check_ids(ids, past, &self.arch)?;
+        let (backend, graph) = (&self.backend, &self.arch.graph);
+        let interpreter = Interpreter { backend, arch: &self.arch, routing: Routing::Routed };
+        let positions = Positions::new(backend, graph, past, ids.len())?;
+        let mut stream = interpreter.embed(&self.embed, ids, past)?;
+        for (b, (block, stages)) in graph.blocks.iter().zip(&self.blocks).enumerate() {
+            for (stage, weights) in block.stages.iter().zip(stages) {
+                let cache = cache.as_mut().and_then(|cache| cache.layers[b].as_mut());
+                interpreter.advance(stage, weights, &mut stream, &positions, cache)?;
             }
         }
-        interpreter.finish(&self.final_norm, &stream)
+        interpreter.finish(&self.finish, &stream)
     }
 
     fn project(&self, hidden: &B::Tensor) -> Result<B::Tensor, Error> {
-        match &self.head {
-            Some(head) => head.apply(&self.backend, hidden),
-            None => Ok(self.backend.linear(hidden, &self.embed, None)?),
-        }
+        let mut logits = match &self.head {
+            Some(head) => head.apply(&self.backend, hidden)?,
+            None => self.backend.linear(hidden, &self.embed.table, None)?,
+        };
+        let (backend, arch) = (&self.backend, &self.arch);
+        Interpreter { backend, arch, routing: Routing::Routed }.logits(&mut logits)?;
+        Ok(logits)
     }
 }
 
-impl<B: PackedBackend> Loader<'_, B> {
-    pub(crate) fn embed(&self) -> Result<B::Tensor, Error> {
-        let config = &self.arch.config;
-        self.matrix(self.arch.graph.embed, (config.vocab_size, config.hidden_size))
-    }
-
-    /// Scale of the norm after the last block.
-    pub(crate) fn final_norm(&self) -> Result<B::Tensor, Error> {
-        self.row(self.arch.graph.final_norm, self.arch.config.hidden_size)
-    }
-
-    /// A head in the file is used even if the config says "tied": some files keep a copy.
-    fn head(&self) -> Result<Option<Linear<B>>, Error> {
-        let head = self.arch.head();
-        let packed =
-            |config: &CheckpointConfig| is_packed(self.checkpoint, config.format, &head.name);
-        let stored = self.checkpoint.get(self.arch.graph.head).is_some()
-            || self.quantization.is_some_and(packed);
-        if self.arch.config.tie_word_embeddings && !stored {
-            return Ok(None);
-        }
-        self.linear(&head).map(Some)
-    }
-}
-
-/// Refuses ids that no row of the embedding answers to.
-pub(crate) fn check_ids(ids: &[u32], config: &ModelConfig) -> Result<(), Error> {
-    match ids.iter().position(|&id| id as usize >= config.vocab_size) {
+/// Refuses ids that no row of the embedding answers to, and more of them than there are learned
+/// positions.
+pub(crate) fn check_ids(ids: &[u32], past: usize, arch: &Architecture) -> Result<(), Error> {
+    let vocab_size = arch.config.vocab_size;
+    let positions = arch.graph.embed.positions.as_ref();
+    let longest = positions.map_or(usize::MAX, |(table, first)| table.shape[0] - first);
+    match ids.iter().position(|&id| id as usize >= vocab_size) {
         Some(at) => Err(Error::input(format!(
-            "token id {} at position {at} is outside the vocabulary of {}; the tokenizer belongs \
-             to another model",
-            ids[at], config.vocab_size
+            "token id {} at position {at} is outside the vocabulary of {vocab_size}; the tokenizer \
+             belongs to another model",
+            ids[at]
         ))),
         None if ids.is_empty() => Err(Error::input("there are no tokens to run")),
+        None if past + ids.len() > longest => Err(Error::input(format!(
+            "a text of {} tokens does not fit the model, which has learned {longest} positions; \
+             take shorter ones",
+            past + ids.len()
+        ))),
         None => Ok(()),
     }
 }

@@ -4,7 +4,7 @@ use gptq_core::{ActOrder, GridSearch, GroupSize, QuantConfig, ScaleDtype};
 use gptq_pack::{CheckpointConfig, Dtype, DynamicRules, Format, LayerSpec, Override, Resolved};
 use serde_json::{Value, json};
 
-use crate::{Error, FallbackPolicy, LinearPlace};
+use crate::{Error, FallbackPolicy, LinearPlace, Routing};
 
 /// How codes are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct QuantizeOptions {
     pub lm_head: bool,
     /// What becomes of linears that cannot be solved; `None` fails the run at the first.
     pub fallback: Option<FallbackPolicy>,
+    /// Which tokens the experts of a mixture are solved with.
+    pub routing: Routing,
     /// A low-rank correction to compute for every quantized linear; needs calibration tokens.
     pub eora: Option<crate::EoraOptions>,
     /// Largest shard, in bytes of tensors.
@@ -57,6 +59,7 @@ impl Default for QuantizeOptions {
             true_sequential: true,
             lm_head: false,
             fallback: Some(FallbackPolicy::default()),
+            routing: Routing::Routed,
             eora: None,
             max_shard_bytes: 5_000_000_000,
             calibration: Value::Null,
@@ -182,6 +185,7 @@ impl QuantizeOptions {
             "block_size": self.config.block_size.get(),
             "max_shard_bytes": self.max_shard_bytes,
             "format": self.format.as_str(),
+            "moe": match self.routing { Routing::Routed => "routed", Routing::All => "all" },
             "quantization_config": quantization,
         })
     }

@@ -4,15 +4,18 @@ use std::{fs, path::Path, time::Instant};
 
 use gptq_core::{QuantConfig, QuantizedMatrix};
 use gptq_pack::RawTensor;
+use ndarray::Array2;
+use safetensors::Dtype;
 use serde_json::Value;
 
 use crate::adapter::AdapterWriter;
 use crate::{
     Checkpoint, CheckpointWriter, Error, LayerReport, Ledger, QuantizeOptions, Report, Staging,
-    arch::LinearPlace,
     checkpoint::write_json,
+    graph::LinearPlace,
     plan::{Plan, speaks_gptq},
     report::{Entry, Fate},
+    source,
 };
 
 /// An output folder being filled.
@@ -38,6 +41,13 @@ impl<'a> Output<'a> {
             CheckpointWriter::create(staging.path(), &plan.outputs, options.max_shard_bytes)?;
         for name in &plan.copies {
             writer.put(name, checkpoint.tensor(name)?.bytes)?;
+        }
+        for plain in &plan.plain {
+            let values = match plain.bias {
+                true => source::bias(checkpoint, &plain.place)?,
+                false => Some(source::weight(checkpoint, &plain.place)?),
+            };
+            writer.put(&plain.name(), &encoded(&values.unwrap_or_default(), plain.dtype))?;
         }
         Ok(Self {
             staging,
@@ -114,6 +124,16 @@ impl<'a> Output<'a> {
         write_json(&dir.join("gptq_report.json"), &report)?;
         self.staging.finish()?;
         Ok(report)
+    }
+}
+
+/// Numbers as a file has them.
+fn encoded(values: &Array2<f32>, dtype: Dtype) -> Vec<u8> {
+    let values = values.iter();
+    match dtype {
+        Dtype::F16 => values.flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect(),
+        Dtype::BF16 => values.flat_map(|&v| half::bf16::from_f32(v).to_le_bytes()).collect(),
+        _ => values.flat_map(|v| v.to_le_bytes()).collect(),
     }
 }
 

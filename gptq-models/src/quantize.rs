@@ -15,7 +15,8 @@ use crate::{
     output::Output,
     plan::{LinearPlan, Plan},
     run::Run,
-    weights::{Loader, dense_weight},
+    source,
+    weights::Loader,
 };
 
 /// Quantizes a checkpoint into the folder `out`, which gets its name only when it is whole.
@@ -36,23 +37,33 @@ pub fn quantize<B: PackedBackend>(
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let started = Instant::now();
-    let arch = Architecture::from_config(checkpoint.config(), &checkpoint.config_file())?;
-    let options = &options.with_head_rule(&arch.head().name)?;
+    let arch = match Architecture::of(checkpoint) {
+        // Rounding needs no graph.
+        Err(Error::UnknownArchitecture { .. }) if options.method == Method::Rtn => None,
+        found => Some(found?),
+    };
+    let head = arch.as_ref().map_or("lm_head", |arch| &arch.head().name);
+    let options = &options.with_head_rule(head)?;
     options.validate()?;
-    let plan = Plan::new(checkpoint, &arch, options)?;
-    if options.method == Method::Gptq {
-        check_samples(samples, &arch)?;
+    let plan = match &arch {
+        Some(arch) => Plan::new(checkpoint, arch, options)?,
+        None => Plan::by_names(checkpoint, options)?,
+    };
+    if options.method == Method::Gptq
+        && let Some(arch) = &arch
+    {
+        check_samples(samples, arch)?;
     }
     for notice in &plan.notices {
         progress.notice(notice);
     }
     let mut output = Output::create(out, checkpoint, &plan, options)?;
-    let layers = match options.method {
-        Method::Gptq => {
-            let loader = Loader { checkpoint, arch: &arch, quantization: None, backend };
+    let layers = match (options.method, &arch) {
+        (Method::Gptq, Some(arch)) => {
+            let loader = Loader { checkpoint, arch, quantization: None, backend };
             Run::new(loader, &plan, options, samples)?.quantize(&mut output, progress)?
         }
-        Method::Rtn => rtn(checkpoint, &plan, &mut output, progress)?,
+        _ => rtn(checkpoint, &plan, &mut output, progress)?,
     };
     output.finish(checkpoint, plan, layers, options, started)
 }
@@ -69,7 +80,7 @@ fn rtn(
     for (done, linear) in all.iter().enumerate() {
         let Some(config) = linear.config else { continue };
         let started = Instant::now();
-        let weight = dense_weight(checkpoint, &linear.place)?;
+        let weight = source::weight(checkpoint, &linear.place)?;
         let failed = |source| Error::Layer { layer: linear.place.name.clone(), source };
         let quantized = round_to_nearest(weight.view(), &config).map_err(failed)?;
         output.write_layer(&linear.place, &config, &quantized)?;
@@ -89,7 +100,7 @@ fn check_samples(samples: &[Vec<u32>], arch: &Architecture) -> Result<(), Error>
         ));
     };
     for sample in samples {
-        check_ids(sample, &arch.config)?;
+        check_ids(sample, 0, arch)?;
         if sample.len() != first.len() {
             return Err(Error::input(format!(
                 "calibration samples have {} and {} tokens, but must all have the same length",

@@ -59,6 +59,8 @@ pub struct LayerReport {
     pub damp_floor: Option<u32>,
     /// Calibration tokens its Hessian saw.
     pub tokens: u64,
+    /// Of an expert: tokens that the router sent it; null for linears that see all of them.
+    pub routed_tokens: Option<u64>,
     /// Inputs that were zero on every token.
     pub dead_columns: usize,
     /// What stepped in for the method asked for; null for all but linears that could not be solved.
@@ -80,6 +82,7 @@ impl LayerReport {
             damp_attempts: None,
             damp_floor: None,
             tokens: 0,
+            routed_tokens: None,
             dead_columns: 0,
             fallback: None,
             seconds: 0.0,

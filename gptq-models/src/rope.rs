@@ -42,15 +42,57 @@ impl Rope {
         head_dim: usize,
         max_position_embeddings: usize,
     ) -> Result<Self, Error> {
+        Self::read_as(
+            outer,
+            head_dim,
+            max_position_embeddings,
+            ["rope_theta", "partial_rotary_factor"],
+        )
+    }
+
+    /// [`read`](Self::read) for families that have their own names for base and share at the top
+    /// level.
+    pub(crate) fn read_as(
+        outer: &ConfigReader<'_>,
+        head_dim: usize,
+        max_position_embeddings: usize,
+        names: [&str; 2],
+    ) -> Result<Self, Error> {
         let nested = outer
             .nested("rope_scaling", "rope_scaling.")
             .or_else(|| outer.nested("rope_parameters", "rope_parameters."));
-        let number = |key: &str| -> Result<Option<f64>, Error> {
-            let inside = nested.as_ref().map(|n| n.optional_number(key)).transpose()?.flatten();
-            Ok(inside.or(outer.optional_number(key)?))
+        Self::from_parts(outer, nested, head_dim, max_position_embeddings, names)
+    }
+
+    /// The rotation of one type of layer, where `rope_parameters` has one for each.
+    pub(crate) fn of_layer_type(
+        outer: &ConfigReader<'_>,
+        layer_type: &str,
+        head_dim: usize,
+        max_position_embeddings: usize,
+    ) -> Result<Option<Self>, Error> {
+        let types = outer.nested("rope_parameters", "rope_parameters.");
+        let Some(nested) = types.and_then(|types| types.nested(layer_type, "rope_parameters."))
+        else {
+            return Ok(None);
         };
-        let theta = number("rope_theta")?.unwrap_or(10_000.0);
-        let partial = number("partial_rotary_factor")?.unwrap_or(1.0);
+        let names = ["rope_theta", "partial_rotary_factor"];
+        Self::from_parts(outer, Some(nested), head_dim, max_position_embeddings, names).map(Some)
+    }
+
+    fn from_parts(
+        outer: &ConfigReader<'_>,
+        nested: Option<ConfigReader<'_>>,
+        head_dim: usize,
+        max_position_embeddings: usize,
+        names: [&str; 2],
+    ) -> Result<Self, Error> {
+        let number = |key: &str, name: &str| -> Result<Option<f64>, Error> {
+            let inside = nested.as_ref().map(|n| n.optional_number(key)).transpose()?.flatten();
+            Ok(inside.or(outer.optional_number(name)?))
+        };
+        let theta = number("rope_theta", names[0])?.unwrap_or(10_000.0);
+        let partial = number("partial_rotary_factor", names[1])?.unwrap_or(1.0);
         let dim = (head_dim as f64 * partial) as usize;
         if theta <= 1.0 || dim == 0 || !dim.is_multiple_of(2) || dim > head_dim {
             return Err(outer.error(
@@ -122,6 +164,14 @@ impl Rope {
             Scaling::Yarn { attention, .. } | Scaling::LongRope { attention, .. } => {
                 *attention as f32
             }
+            _ => 1.0,
+        }
+    }
+
+    /// What latent attention multiplies scores by, beside the root of their channels.
+    pub(crate) fn score_factor(&self) -> f32 {
+        match &self.scaling {
+            Scaling::Yarn { scores, .. } => *scores as f32,
             _ => 1.0,
         }
     }

@@ -8,11 +8,34 @@ use crate::{Error, config::ConfigReader};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Scaling {
     None,
-    Linear { factor: f64 },
-    Dynamic { factor: f64 },
-    Llama3 { factor: f64, low: f64, high: f64, original: f64 },
-    Yarn { factor: f64, attention: f64, fast: f64, slow: f64, original: f64, truncate: bool },
-    LongRope { short: Vec<f64>, long: Vec<f64>, attention: f64, original: usize },
+    Linear {
+        factor: f64,
+    },
+    Dynamic {
+        factor: f64,
+    },
+    Llama3 {
+        factor: f64,
+        low: f64,
+        high: f64,
+        original: f64,
+    },
+    Yarn {
+        factor: f64,
+        attention: f64,
+        /// What latent attention multiplies scores by.
+        scores: f64,
+        fast: f64,
+        slow: f64,
+        original: f64,
+        truncate: bool,
+    },
+    LongRope {
+        short: Vec<f64>,
+        long: Vec<f64>,
+        attention: f64,
+        original: usize,
+    },
 }
 
 impl Scaling {
@@ -50,18 +73,24 @@ impl Scaling {
                 high: positive("high_freq_factor")?,
                 original: original as f64,
             },
-            "yarn" => {
+            // An early name of longrope in some files.
+            "yarn" if nested.get("short_factor").is_none() => {
                 let factor = nested.optional_number("factor")?.unwrap_or(stretch);
                 Scaling::Yarn {
                     factor,
                     attention: yarn_attention(nested, factor)?,
+                    scores: temperature(
+                        factor,
+                        nested.optional_number("mscale_all_dim")?.unwrap_or(0.0),
+                    )
+                    .powi(2),
                     fast: nested.optional_number("beta_fast")?.unwrap_or(32.0),
                     slow: nested.optional_number("beta_slow")?.unwrap_or(1.0),
                     original: original as f64,
                     truncate: nested.optional_flag("truncate")?.unwrap_or(true),
                 }
             }
-            "longrope" | "su" => {
+            "longrope" | "su" | "yarn" => {
                 let factors = |key: &str| -> Result<Vec<f64>, Error> {
                     match nested.optional_numbers(key)? {
                         Some(list) if list.len() == dim / 2 => Ok(list),
@@ -99,16 +128,21 @@ impl Scaling {
 }
 
 fn yarn_attention(nested: &ConfigReader<'_>, factor: f64) -> Result<f64, Error> {
-    let temperature =
-        |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
     if let Some(given) = nested.optional_number("attention_factor")? {
         return Ok(given);
     }
     let pair = (nested.optional_number("mscale")?, nested.optional_number("mscale_all_dim")?);
     Ok(match pair {
-        (Some(m), Some(all)) if m != 0.0 && all != 0.0 => temperature(m) / temperature(all),
-        _ => temperature(1.0),
+        (Some(m), Some(all)) if m != 0.0 && all != 0.0 => {
+            temperature(factor, m) / temperature(factor, all)
+        }
+        _ => temperature(factor, 1.0),
     })
+}
+
+/// What YaRN makes up with for the flatter scores of long texts.
+fn temperature(factor: f64, scale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 }
 }
 
 /// Long wavelengths are stretched by `factor`, short ones kept, those between blended.

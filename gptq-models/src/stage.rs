@@ -9,9 +9,11 @@ use ndarray::Array2;
 use crate::{
     Error, Fallback, FallbackPolicy, LayerReport, QuantizeOptions,
     block::copy,
+    graph::Stage,
     output::Output,
     plan::LinearPlan,
-    weights::{Linear, Loader, dense_weight},
+    source,
+    weights::{Linear, Loader, StageWeights},
 };
 
 /// Solves stages, one after the other.
@@ -37,7 +39,7 @@ impl<B: PackedBackend> Solver<'_, B> {
         moments: Option<Moments<B::Tensor>>,
         output: &mut Output<'_>,
     ) -> Result<(Vec<Array2<f32>>, Vec<LayerReport>), Error> {
-        let read = |l: &LinearPlan| dense_weight(self.loader.checkpoint, &l.place);
+        let read = |l: &LinearPlan| source::weight(self.loader.checkpoint, &l.place);
         let mut weights = linears.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let Some(moments) = moments else { return Ok((weights, Vec::new())) };
         let inputs = output.adapter.as_ref().map(|_| self.second_moment(&moments)).transpose()?;
@@ -59,17 +61,24 @@ impl<B: PackedBackend> Solver<'_, B> {
         Ok((weights, reports))
     }
 
-    /// Weights of a stage, where products are computed.
+    /// Gives a stage its linears, with these weights.
     pub(crate) fn upload(
         &self,
+        stage: &Stage,
         linears: &[LinearPlan],
         weights: &[Array2<f32>],
-    ) -> Result<Vec<Linear<B>>, Error> {
+        to: &mut StageWeights<B>,
+    ) -> Result<(), Error> {
         let upload = |(linear, weight): (&LinearPlan, &Array2<f32>)| {
             let weight = self.loader.backend.upload(weight.view())?;
             Ok(Linear::Dense { weight, bias: self.loader.bias(&linear.place)? })
         };
-        linears.iter().zip(weights).map(upload).collect()
+        let mut all = linears.iter().zip(weights).map(upload);
+        let mut take = |count: usize| all.by_ref().take(count).collect::<Result<Vec<_>, Error>>();
+        to.linears = take(stage.linears.len())?;
+        let experts = stage.experts.iter().flat_map(|experts| &experts.linears);
+        to.experts = experts.map(|linears| take(linears.len())).collect::<Result<_, _>>()?;
+        Ok(())
     }
 
     /// One outcome per linear; none where a rule skips.

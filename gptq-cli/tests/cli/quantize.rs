@@ -54,6 +54,7 @@ fn the_summary_is_one_object_with_the_figures_of_the_run() {
         "loss",
         "rtn_loss",
         "fallback",
+        "experts",
         "adapter",
         "source_bytes",
         "output_bytes",

@@ -1,17 +1,23 @@
 //! [`CpuBackend`]: all cores, whatever vector instructions there are.
 
 mod attention;
-mod elementwise;
 mod exp;
 mod gemm;
 mod gram;
 mod isa;
 mod linear;
+mod norm;
 mod packed_matmul;
 mod packed_matvec;
+mod pointwise;
 mod prepare;
+mod rope;
+mod rows;
 
-use gptq_core::{AttentionShape, Backend, Error, Linalg, Moments, SolveJob, Solved, solve_stage};
+use gptq_core::{
+    AttentionShape, Backend, Error, Gate, Linalg, Moments, Norm, Pointwise, RopeShape, ScoreTerms,
+    SolveJob, Solved, solve_stage,
+};
 use gptq_pack::{PackedBackend, PackedLinearRef};
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, s};
 
@@ -88,13 +94,8 @@ impl Backend for CpuBackend {
         Ok(linear::linear(self.isa, x, w, bias))
     }
 
-    fn rms_norm(
-        &self,
-        x: &Array2<f32>,
-        weight: &Array2<f32>,
-        eps: f32,
-    ) -> Result<Array2<f32>, Error> {
-        Ok(elementwise::rms_norm(self.isa, x, weight, eps))
+    fn norm(&self, x: &Array2<f32>, norm: &Norm<'_, Array2<f32>>) -> Result<Array2<f32>, Error> {
+        Ok(norm::norm(self.isa, x, norm))
     }
 
     fn rope(
@@ -102,9 +103,9 @@ impl Backend for CpuBackend {
         x: &mut Array2<f32>,
         cos: &Array2<f32>,
         sin: &Array2<f32>,
-        head_dim: usize,
+        shape: RopeShape,
     ) -> Result<(), Error> {
-        elementwise::rope(x, cos, sin, head_dim);
+        rope::rope(x, cos, sin, shape);
         Ok(())
     }
 
@@ -114,21 +115,47 @@ impl Backend for CpuBackend {
         k: &Array2<f32>,
         v: &Array2<f32>,
         shape: &AttentionShape,
+        terms: ScoreTerms<'_, Array2<f32>>,
     ) -> Result<Array2<f32>, Error> {
-        Ok(attention::attention(self.isa, q, k, v, shape))
+        Ok(attention::attention(self.isa, q, k, v, shape, terms))
     }
 
-    fn gated_silu(&self, gate: &Array2<f32>, up: &Array2<f32>) -> Result<Array2<f32>, Error> {
-        Ok(elementwise::gated_silu(self.isa, gate, up))
+    fn apply(&self, x: &mut Array2<f32>, f: Pointwise) -> Result<(), Error> {
+        pointwise::apply(self.isa, x, f);
+        Ok(())
+    }
+
+    fn gated(&self, gate: &Array2<f32>, up: &Array2<f32>, f: Gate) -> Result<Array2<f32>, Error> {
+        Ok(pointwise::gated(self.isa, gate, up, f))
     }
 
     fn add_assign(&self, x: &mut Array2<f32>, y: &Array2<f32>) -> Result<(), Error> {
-        elementwise::add_assign(x, y);
+        rows::add_assign(x, y);
+        Ok(())
+    }
+
+    fn scale_rows(&self, x: &mut Array2<f32>, factors: &[f32]) -> Result<(), Error> {
+        rows::scale_rows(x, factors);
+        Ok(())
+    }
+
+    fn columns(&self, parts: &[&Array2<f32>], index: &[u32]) -> Result<Array2<f32>, Error> {
+        Ok(rows::columns(parts, index))
+    }
+
+    fn scatter_add(
+        &self,
+        x: &mut Array2<f32>,
+        rows: &[u32],
+        weights: &[f32],
+        y: &Array2<f32>,
+    ) -> Result<(), Error> {
+        rows::scatter_add(x, rows, weights, y);
         Ok(())
     }
 
     fn gather(&self, table: &Array2<f32>, rows: &[u32]) -> Result<Array2<f32>, Error> {
-        Ok(elementwise::gather(table, rows))
+        Ok(rows::gather(table, rows))
     }
 
     fn write_rows(

@@ -24,7 +24,7 @@ pub struct TensorView<'a> {
 }
 
 impl TensorView<'_> {
-    pub(super) fn check_shape(&self, expected: &[usize]) -> Result<(), Error> {
+    pub(crate) fn check_shape(&self, expected: &[usize]) -> Result<(), Error> {
         if self.shape == expected {
             return Ok(());
         }
@@ -40,12 +40,33 @@ impl TensorView<'_> {
         if matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
             return Ok(());
         }
-        Err(Error::Dtype {
+        Err(self.wrong_dtype("F32, F16 or BF16"))
+    }
+
+    /// Refuses elements of any other type; `expected` is its name.
+    ///
+    /// # Errors
+    /// [`Error::Dtype`].
+    pub(crate) fn check_dtype(&self, dtype: Dtype, expected: &'static str) -> Result<(), Error> {
+        if self.dtype == dtype { Ok(()) } else { Err(self.wrong_dtype(expected)) }
+    }
+
+    fn wrong_dtype(&self, expected: &'static str) -> Error {
+        Error::Dtype {
             file: self.file.display().to_string(),
             tensor: self.name.to_owned(),
             found: format!("{:?}", self.dtype),
-            expected: "F32, F16 or BF16",
-        })
+            expected,
+        }
+    }
+
+    /// One row along the last dimension, the others taken as one. The index must be in range.
+    pub(crate) fn row(&self, index: usize) -> Self {
+        let last = self.shape.len().saturating_sub(1);
+        let rows: usize = self.shape[..last].iter().product();
+        let length = self.bytes.len().checked_div(rows).unwrap_or(0);
+        let bytes = &self.bytes[index * length..][..length];
+        Self { shape: &self.shape[last..], bytes, ..self.clone() }
     }
 
     /// All elements as f32; nothing if they are not floats.
@@ -70,13 +91,17 @@ impl TensorView<'_> {
         let columns = self.shape.last().copied().unwrap_or(1).max(1);
         match self.floats().enumerate().find(|(_, v)| !v.is_finite()) {
             None => Ok(()),
-            Some((index, value)) => Err(Error::NotFinite {
-                file: self.file.display().to_string(),
-                tensor: self.name.to_owned(),
-                value,
-                row: index / columns,
-                column: index % columns,
-            }),
+            Some((index, value)) => Err(self.not_finite(value, index / columns, index % columns)),
+        }
+    }
+
+    pub(crate) fn not_finite(&self, value: f32, row: usize, column: usize) -> Error {
+        Error::NotFinite {
+            file: self.file.display().to_string(),
+            tensor: self.name.to_owned(),
+            value,
+            row,
+            column,
         }
     }
 
@@ -86,7 +111,17 @@ impl TensorView<'_> {
     /// [`Error::NotFinite`].
     pub(crate) fn to_matrix(&self, rows: usize, columns: usize) -> Result<Array2<f32>, Error> {
         self.check_finite()?;
-        Array2::from_shape_vec((rows, columns), self.floats().collect())
+        self.matrix_of(rows, columns, self.floats().collect())
+    }
+
+    /// Values that were read from this tensor, as a matrix.
+    pub(crate) fn matrix_of(
+        &self,
+        rows: usize,
+        columns: usize,
+        values: Vec<f32>,
+    ) -> Result<Array2<f32>, Error> {
+        Array2::from_shape_vec((rows, columns), values)
             .map_err(|e| Error::file(self.file, format!("tensor {}: {e}", self.name)))
     }
 }

@@ -1,7 +1,11 @@
 //! What GGUF calls the tensors of a family, and how it stores them. A new family is an entry of
 //! [`FAMILIES`].
 
-use crate::{Architecture, Error};
+use crate::{
+    Architecture, Error,
+    graph::{Reads, Reg},
+    rope::Rope,
+};
 
 /// One family's names.
 #[derive(Debug)]
@@ -49,6 +53,37 @@ const LLAMA_PARTS: &[(&str, &str)] = &[
     ("mlp.up_proj", "ffn_up"),
     ("mlp.down_proj", "ffn_down"),
 ];
+
+/// The numbers that GGUF wants to know, of models whose blocks are alike.
+pub(super) struct Sizes<'a> {
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+    /// Channels inside the MLP.
+    pub(super) inner: usize,
+    pub(super) eps: f32,
+    pub(super) rope: &'a Rope,
+}
+
+impl<'a> Sizes<'a> {
+    /// Of a model of one of [`FAMILIES`], whose blocks have attention, RoPE and an MLP.
+    pub(super) fn of(arch: &'a Architecture) -> Self {
+        let graph = &arch.graph;
+        let stages = || graph.blocks.iter().flat_map(|block| &block.stages);
+        let attention = stages().find_map(|stage| stage.attention());
+        let heads = attention.map_or((0, 0, 0), |a| (a.heads, a.kv_heads, a.head_dim));
+        let down = stages().find(|stage| matches!(stage.reads, Reads::Held(Reg::Mlp)));
+        let down = down.and_then(|stage| stage.linears.first());
+        Self {
+            heads: heads.0,
+            kv_heads: heads.1,
+            head_dim: heads.2,
+            inner: down.map_or(0, |linear| linear.in_features),
+            eps: graph.final_norm.as_ref().map_or(0.0, |norm| norm.eps),
+            rope: &graph.ropes[0],
+        }
+    }
+}
 
 impl Family {
     /// # Errors

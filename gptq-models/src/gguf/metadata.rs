@@ -1,6 +1,9 @@
 //! The keys that describe the model.
 
-use super::{family::Family, file::Value};
+use super::{
+    family::{Family, Sizes},
+    file::Value,
+};
 use crate::{Architecture, Error, rope::Rope};
 
 /// Keys in the order they are written.
@@ -11,7 +14,7 @@ pub(super) fn model(
     file_type: u32,
     config_file: String,
 ) -> Result<Vec<(String, Value)>, Error> {
-    let c = &arch.config;
+    let (c, sizes) = (&arch.config, Sizes::of(arch));
     let mut out = vec![
         ("general.architecture".to_owned(), Value::Text(family.architecture.into())),
         ("general.type".to_owned(), Value::Text("model".into())),
@@ -24,12 +27,12 @@ pub(super) fn model(
         ("context_length", c.max_position_embeddings),
         ("embedding_length", c.hidden_size),
         ("block_count", c.layers),
-        ("feed_forward_length", c.intermediate_size),
-        ("attention.head_count", c.heads),
-        ("attention.head_count_kv", c.kv_heads),
-        ("attention.key_length", c.head_dim),
-        ("attention.value_length", c.head_dim),
-        ("rope.dimension_count", c.rope.dim()),
+        ("feed_forward_length", sizes.inner),
+        ("attention.head_count", sizes.heads),
+        ("attention.head_count_kv", sizes.kv_heads),
+        ("attention.key_length", sizes.head_dim),
+        ("attention.value_length", sizes.head_dim),
+        ("rope.dimension_count", sizes.rope.dim()),
     ];
     let key = |key: &str| format!("{}.{key}", family.architecture);
     for (name, number) in numbers {
@@ -40,9 +43,9 @@ pub(super) fn model(
         })?;
         out.push((key(name), Value::U32(number)));
     }
-    out.push((key("attention.layer_norm_rms_epsilon"), Value::F32(c.rms_norm_eps)));
-    out.push((key("rope.freq_base"), Value::F32(c.rope.theta() as f32)));
-    let attention = c.rope.attention_factor();
+    out.push((key("attention.layer_norm_rms_epsilon"), Value::F32(sizes.eps)));
+    out.push((key("rope.freq_base"), Value::F32(sizes.rope.theta() as f32)));
+    let attention = sizes.rope.attention_factor();
     if attention != 1.0 {
         out.push((key("rope.scaling.attn_factor"), Value::F32(attention)));
     }
@@ -59,7 +62,7 @@ pub(super) fn rope_factors(
     arch: &Architecture,
     config_file: String,
 ) -> Result<Option<Vec<f32>>, Error> {
-    let rope = &arch.config.rope;
+    let rope = Sizes::of(arch).rope;
     let stretched = rope.inv_freq(1);
     if stretched != rope.inv_freq(arch.config.max_position_embeddings) {
         return Err(Error::Config {

@@ -155,10 +155,11 @@ pub fn write_gguf(
     let started = Instant::now();
     GgufFile::check(out)?;
     let config_file = checkpoint.config_file();
-    let arch = Architecture::from_config(checkpoint.config(), &config_file)?;
+    let arch = Architecture::of(checkpoint)?;
     let family = Family::of(&arch, config_file.clone())?;
     let factors = metadata::rope_factors(&arch, config_file.clone())?;
-    let (rotated, head_dim) = (arch.config.rope.dim(), arch.config.head_dim);
+    let sizes = family::Sizes::of(&arch);
+    let (rotated, head_dim) = (sizes.rope.dim(), sizes.head_dim);
     if rotated != head_dim {
         return Err(Error::Config {
             file: config_file,

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Architecture, Checkpoint, Error, LinearPlace, TensorView,
-    graph::{Reads, Then},
+    graph::{Block, Matrix, NormSpec, Reads, Small},
     quantized::{is_packed, read_quantized},
 };
 
@@ -88,62 +88,69 @@ impl Source<'_> {
         factors: Option<Vec<f32>>,
         progress: &mut dyn FnMut(f64, &str),
     ) -> Result<Vec<Item>, Error> {
-        let (graph, c) = (self.arch.graph, &self.arch.config);
-        let mut out = vec![self.floats(graph.embed, family::EMBED.into())?];
+        let graph = &self.arch.graph;
+        let mut out = vec![self.floats(&graph.embed.table, family::EMBED.into())?];
         if let Some(factors) = factors {
             let shape = vec![factors.len()];
             let header = Header { name: family::ROPE_FACTORS.into(), ty: TensorType::F32, shape };
             out.push(Item { header, from: Origin::Numbers(factors), rows: None });
         }
-        for block in 0..c.layers {
-            progress(block as f64 / c.layers as f64, &self.arch.block_name(block));
-            self.block(block, wanted, &mut out)?;
+        for (b, block) in graph.blocks.iter().enumerate() {
+            progress(b as f64 / graph.blocks.len() as f64, &block.name);
+            self.block(b, block, wanted, &mut out)?;
         }
-        out.push(self.row(graph.final_norm, c.hidden_size, family::FINAL_NORM.into(), None)?);
-        let head = LinearPlace {
-            name: graph.head.trim_end_matches(".weight").to_owned(),
-            out_features: c.vocab_size,
-            in_features: c.hidden_size,
-            bias: false,
-        };
+        if let Some(norm) = &graph.final_norm {
+            out.extend(self.norm(norm, family::FINAL_NORM.into())?);
+        }
+        let head = &graph.head;
         let packed =
-            |config: &CheckpointConfig| is_packed(self.checkpoint, config.format, &head.name);
-        let stored = self.checkpoint.get(graph.head).is_some()
+            |config: &CheckpointConfig| is_packed(self.checkpoint, config.format, &head.place.name);
+        let stored = self.checkpoint.get(&format!("{}.weight", head.place.name)).is_some()
             || self.quantization.as_ref().is_some_and(packed);
-        if !c.tie_word_embeddings || stored {
-            self.linear(head, family::HEAD.into(), wanted, None, &mut out)?;
+        if !head.tied || stored {
+            self.linear(head.place.clone(), family::HEAD.into(), wanted, None, &mut out)?;
         }
         Ok(out)
     }
 
-    fn block(&self, block: usize, wanted: GgufType, out: &mut Vec<Item>) -> Result<(), Error> {
-        let c = &self.arch.config;
-        for (s, stage) in self.arch.graph.stages.iter().enumerate() {
-            if let Reads::RmsNorm(name) = stage.reads {
-                let theirs = self.family.part(block, name)?;
-                let name = format!("{}.{name}", self.arch.block_name(block));
-                out.push(self.row(&name, self.arch.width(stage.input), theirs, None)?);
+    fn block(
+        &self,
+        number: usize,
+        block: &Block,
+        wanted: GgufType,
+        out: &mut Vec<Item>,
+    ) -> Result<(), Error> {
+        let below = |name: &str| {
+            let short = name.strip_prefix(&block.name).and_then(|name| name.strip_prefix('.'));
+            self.family.part(number, short.unwrap_or(name))
+        };
+        for stage in &block.stages {
+            if let Reads::Norm(norm) = &stage.reads {
+                let name = norm.weight.as_ref().map_or("", Small::key);
+                out.extend(self.norm(norm, below(name)?)?);
             }
-            let places = self.arch.linears(block, s);
-            for (i, (slot, place)) in stage.linears.iter().zip(places).enumerate() {
+            for (i, place) in stage.linears.iter().enumerate() {
                 // q and k turn; v and all others stay.
-                let heads = match (stage.then, i) {
-                    (Then::Attention, 0) => Some(c.heads),
-                    (Then::Attention, 1) => Some(c.kv_heads),
+                let heads = match (stage.attention(), i) {
+                    (Some(attention), 0) => Some((attention.heads, attention.head_dim)),
+                    (Some(attention), 1) => Some((attention.kv_heads, attention.head_dim)),
                     _ => None,
                 };
-                let rows = heads.map(|heads| self.family.pairs.rows(heads, c.head_dim));
-                let theirs = self.family.part(block, slot.name)?;
-                self.linear(place, theirs, wanted, rows, out)?;
+                let rows = heads.map(|(heads, dim)| self.family.pairs.rows(heads, dim));
+                self.linear(place.clone(), below(&place.name)?, wanted, rows, out)?;
             }
         }
         Ok(())
     }
 
-    fn floats(&self, name: &str, theirs: String) -> Result<Item, Error> {
-        let c = &self.arch.config;
-        self.checkpoint.check(name, &[c.vocab_size, c.hidden_size])?;
-        self.kept(self.checkpoint.tensor(name)?, theirs, None)
+    fn norm(&self, norm: &NormSpec, theirs: String) -> Result<Option<Item>, Error> {
+        let Some(weight) = &norm.weight else { return Ok(None) };
+        self.row(weight.key(), weight.columns, theirs, None).map(Some)
+    }
+
+    fn floats(&self, matrix: &Matrix, theirs: String) -> Result<Item, Error> {
+        self.checkpoint.check(&matrix.name, &matrix.shape)?;
+        self.kept(self.checkpoint.tensor(&matrix.name)?, theirs, None)
     }
 
     /// A float tensor that keeps its type.

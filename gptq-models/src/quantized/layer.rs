@@ -10,7 +10,7 @@ use gptq_pack::{
 use ndarray::Array2;
 
 use super::{Quantized, is_packed, pack_dtype, raw, unexplained};
-use crate::{Checkpoint, Error, TensorView, arch::LinearPlace, zero_points::unswap};
+use crate::{Checkpoint, Error, TensorView, graph::LinearPlace, zero_points::unswap};
 
 /// One packed layer as it lies in its file.
 #[derive(Clone, Debug)]

@@ -14,15 +14,23 @@ use serde_json::Value;
 
 pub(crate) use layer::{StoredLayer, is_zero};
 
-use crate::{Checkpoint, Error, TensorView, arch::LinearPlace, checkpoint::read_json};
+use crate::{
+    Checkpoint, Error, TensorView, checkpoint::read_json, graph::LinearPlace,
+    source::source_compression,
+};
 
 /// What the folder says about its quantization: in `config.json`, or else beside it, and in
 /// tensors of settings, which old files have. A convention of zero points that was chosen for this
-/// [`Checkpoint`] replaces the stated one.
+/// [`Checkpoint`] replaces the stated one. A folder of original weights in FP8 or MXFP4 says
+/// nothing of a quantization here.
 ///
 /// # Errors
 /// [`Error::QuantizationConfig`] if it cannot be understood.
 pub fn quantization_config(checkpoint: &Checkpoint) -> Result<Option<CheckpointConfig>, Error> {
+    let packed = || !packed_names(checkpoint, Format::Gptq).is_empty();
+    if source_compression(checkpoint).is_some() && !packed() {
+        return Ok(None);
+    }
     let Some((file, json)) = stated_config(checkpoint)? else { return Ok(None) };
     let failed = |file: String| |source| Error::QuantizationConfig { file, source };
     let mut config = CheckpointConfig::from_json(&json).map_err(failed(file.clone()))?;

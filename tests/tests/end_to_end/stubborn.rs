@@ -1,6 +1,9 @@
 //! A backend whose Hessians cannot always be factored: what real inputs hardly ever do.
 
-use gptq_core::{AttentionShape, Backend, Error, Moments, Reference, SolveJob, Solved};
+use gptq_core::{
+    AttentionShape, Backend, Error, Gate, Moments, Norm, Pointwise, Reference, RopeShape,
+    ScoreTerms, SolveJob, Solved,
+};
 use gptq_pack::{PackedBackend, PackedLinearRef};
 use ndarray::{Array2, ArrayView2};
 
@@ -39,12 +42,12 @@ impl Backend for Stubborn {
         Reference.linear(x, w, bias)
     }
 
-    fn rms_norm(&self, x: &Matrix, weight: &Matrix, eps: f32) -> Result<Matrix, Error> {
-        Reference.rms_norm(x, weight, eps)
+    fn norm(&self, x: &Matrix, norm: &Norm<'_, Matrix>) -> Result<Matrix, Error> {
+        Reference.norm(x, norm)
     }
 
-    fn rope(&self, x: &mut Matrix, cos: &Matrix, sin: &Matrix, dim: usize) -> Result<(), Error> {
-        Reference.rope(x, cos, sin, dim)
+    fn rope(&self, x: &mut Matrix, cos: &Matrix, sin: &Matrix, of: RopeShape) -> Result<(), Error> {
+        Reference.rope(x, cos, sin, of)
     }
 
     fn attention(
@@ -53,12 +56,35 @@ impl Backend for Stubborn {
         k: &Matrix,
         v: &Matrix,
         shape: &AttentionShape,
+        terms: ScoreTerms<'_, Matrix>,
     ) -> Result<Matrix, Error> {
-        Reference.attention(q, k, v, shape)
+        Reference.attention(q, k, v, shape, terms)
     }
 
-    fn gated_silu(&self, gate: &Matrix, up: &Matrix) -> Result<Matrix, Error> {
-        Reference.gated_silu(gate, up)
+    fn apply(&self, x: &mut Matrix, f: Pointwise) -> Result<(), Error> {
+        Reference.apply(x, f)
+    }
+
+    fn gated(&self, gate: &Matrix, up: &Matrix, f: Gate) -> Result<Matrix, Error> {
+        Reference.gated(gate, up, f)
+    }
+
+    fn scale_rows(&self, x: &mut Matrix, factors: &[f32]) -> Result<(), Error> {
+        Reference.scale_rows(x, factors)
+    }
+
+    fn columns(&self, parts: &[&Matrix], index: &[u32]) -> Result<Matrix, Error> {
+        Reference.columns(parts, index)
+    }
+
+    fn scatter_add(
+        &self,
+        x: &mut Matrix,
+        rows: &[u32],
+        weights: &[f32],
+        y: &Matrix,
+    ) -> Result<(), Error> {
+        Reference.scatter_add(x, rows, weights, y)
     }
 
     fn add_assign(&self, x: &mut Matrix, y: &Matrix) -> Result<(), Error> {

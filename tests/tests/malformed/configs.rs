@@ -2,10 +2,11 @@
 
 use std::fs;
 
+use gptq_models::Method;
 use gptq_tests::assert_says;
 use serde_json::{Value, json};
 
-use crate::{llama, refused, unloadable};
+use crate::{llama, refused, refused_by, unloadable};
 
 /// Refused to quantize and to load, naming file and key.
 fn with(key: &str, value: Value) -> String {
@@ -60,7 +61,9 @@ fn a_model_that_is_no_folder_is_named() {
 
 #[test]
 fn an_unknown_family_is_named_with_the_known_ones() {
-    assert_says(&with("model_type", json!("perceptron")), &["\"perceptron\"", "llama"]);
+    let dir = llama(|m| m.config["model_type"] = json!("perceptron"));
+    assert_says(&refused_by(dir.path(), Method::Gptq), &["\"perceptron\"", "llama"]);
+    assert_says(&unloadable(dir.path()), &["\"perceptron\"", "llama"]);
     assert_says(&with("model_type", json!(7)), &["is 7", "a string"]);
     assert_says(&with("model_type", Value::Null), &["is missing"]);
 }
@@ -151,7 +154,7 @@ fn other_keys_of_the_wrong_kind_are_named() {
     assert_says(&with("attention_bias", json!("no")), &["true or false"]);
     assert_says(&with("eos_token_id", json!("</s>")), &["a token id"]);
     assert_says(&with("eos_token_id", json!([2, -1])), &["a token id"]);
-    assert_says(&with("hidden_act", json!("gelu")), &["\"gelu\"", "silu"]);
+    assert_says(&with("hidden_act", json!("quick_gelu")), &["\"quick_gelu\"", "silu", "gelu"]);
 }
 
 #[test]

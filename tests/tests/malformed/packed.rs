@@ -125,7 +125,8 @@ fn packed_layers_without_a_config_are_no_source() {
     let dir = packed(|m| {
         m.config.as_object_mut().unwrap().remove("quantization_config");
     });
-    assert_says(&refused(dir.path()), &["model.layers.0.self_attn.q_proj.weight", "is missing"]);
+    let words = ["model.layers.0.mlp.down_proj.qweight", "neither config.json"];
+    assert_says(&refused(dir.path()), &words);
 }
 
 /// The message about a `quantization_config` with one key changed.
