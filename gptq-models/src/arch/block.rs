@@ -27,10 +27,29 @@ pub(super) struct ExpertNames<'a> {
     /// Channels inside an expert.
     pub(super) inner: usize,
     pub(super) bias: bool,
-    /// How a tensor of all experts would lie: `{prefix}.gate_up_proj` and `{prefix}.down_proj`.
+    /// Below the block: the tensors of all experts that a file may have instead, gate with up, and
+    /// down.
+    pub(super) tensors: [String; 2],
+    /// How these would lie.
     pub(super) axes: Axes,
     /// How gate and up share the first of them.
     pub(super) shares: [Outputs; 2],
+}
+
+impl<'a> ExpertNames<'a> {
+    /// Under the names of most families, without biases.
+    pub(super) fn new(prefix: &'a str, count: usize, inner: usize) -> Self {
+        Self {
+            prefix,
+            parts: ["gate_proj", "up_proj", "down_proj"],
+            count,
+            inner,
+            bias: false,
+            tensors: ["gate_up_proj", "down_proj"].map(|name| format!("{prefix}.{name}")),
+            axes: Axes::OutIn,
+            shares: [Outputs::FirstHalf, Outputs::SecondHalf],
+        }
+    }
 }
 
 impl<'a> BlockBuilder<'a> {
@@ -175,6 +194,21 @@ impl<'a> BlockBuilder<'a> {
         self.down(&format!("{prefix}.down_proj"), inner, bias, add);
     }
 
+    /// An MLP of gate and up in one linear, `{prefix}.{gate_up,down}_proj`.
+    pub(super) fn fused_gated_mlp(
+        &mut self,
+        reads: Reads,
+        prefix: &str,
+        inner: usize,
+        gate: Gate,
+        add: Add,
+    ) {
+        let name = format!("{prefix}.gate_up_proj");
+        let both = self.linear(&name, 2 * inner, self.model.hidden(), false);
+        self.stage(reads, vec![both], Then::GatedHalves(gate));
+        self.down(&format!("{prefix}.down_proj"), inner, false, add);
+    }
+
     /// An MLP of two linears.
     pub(super) fn mlp(
         &mut self,
@@ -237,9 +271,10 @@ impl<'a> BlockBuilder<'a> {
         let (hidden, prefix) = (self.model.hidden(), self.full(names.prefix));
         let linear = |&part: &usize| {
             let (tensor, share) = match names.shares.get(part) {
-                Some(&share) => ("gate_up_proj", share),
-                None => ("down_proj", Outputs::All),
+                Some(&share) => (&names.tensors[0], share),
+                None => (&names.tensors[1], Outputs::All),
             };
+            let tensor = self.full(tensor);
             let (out_features, in_features) =
                 if part < 2 { (names.inner, hidden) } else { (hidden, names.inner) };
             LinearPlace {
@@ -248,8 +283,8 @@ impl<'a> BlockBuilder<'a> {
                 in_features,
                 bias: names.bias,
                 stored: Stored::Fused(FusedExpert {
-                    tensor: format!("{prefix}.{tensor}"),
-                    bias: names.bias.then(|| format!("{prefix}.{tensor}_bias")),
+                    bias: names.bias.then(|| format!("{tensor}_bias")),
+                    tensor,
                     expert,
                     experts: names.count,
                     axes: names.axes,

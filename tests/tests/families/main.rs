@@ -1,4 +1,4 @@
-//! Every family against the public reference implementation: 40 small models, some families in
+//! Every family against the public reference implementation: 44 small models, some families in
 //! several variants, whose weights are made by formula.
 //!
 //! `fixtures/graphs.json` holds their configs, the names and shapes of their tensors, and what
@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failing test panics")]
 
 mod cache;
+mod compressed;
 mod filler;
 mod golden;
 mod logits;
@@ -21,11 +22,11 @@ macro_rules! each_model {
         each_model! {
             $law: $check;
             bloom, bloom_oddheads, cohere, deepseek_v2_group, deepseek_v3, deepseek_v3_yarn_eps,
-            falcon_11b_1ln, falcon_40b_like, falcon_7b_like, gemma, gemma2, gemma3_text, gpt2,
-            gpt_neox, gpt_oss, gptj, granite, llama, llama3_rope, llama4_text, llama_linear_rope,
-            llama_yarn, mistral, mixtral, mpt, olmo2, opt_125m_like, opt_350m_like, phi, phi3,
-            phi_qk, qwen2, qwen2_moe, qwen3, qwen3_moe, seed_oss, smollm3, smollm3_nope_slide,
-            stablelm, starcoder2
+            falcon_11b_1ln, falcon_40b_like, falcon_7b_like, gemma, gemma2, gemma3_text, glm4, gpt2,
+            gpt_neox, gpt_oss, gptj, granite, granitemoe, llama, llama3_rope, llama4_text,
+            llama_linear_rope, llama_yarn, mistral, mixtral, mpt, olmo2, olmo3, olmo3_yarn,
+            opt_125m_like, opt_350m_like, phi, phi3, phi_qk, qwen2, qwen2_moe, qwen3, qwen3_moe,
+            seed_oss, smollm3, smollm3_nope_slide, stablelm, starcoder2
         }
     };
     ($law:ident: $check:path; $($model:ident),+) => {

@@ -56,7 +56,7 @@ fn reload(golden: &Golden, bits: Bits) -> f32 {
 /// The error of each token's logits relative to their norm, and of all tokens the median: a router
 /// that was nearly undecided may send a token or two to other experts, which changes all of their
 /// logits.
-fn median_error(logits: &Array2<f32>, dense: &Array2<f32>) -> f32 {
+pub(crate) fn median_error(logits: &Array2<f32>, dense: &Array2<f32>) -> f32 {
     let norm = |row: ArrayView1<'_, f32>| row.dot(&row).sqrt();
     let error = logits - dense;
     let rows = error.outer_iter().zip(dense.outer_iter());
@@ -113,6 +113,7 @@ fn is_linear(name: &str, shape: &[usize]) -> bool {
         "mlp.gate.weight",
         "block_sparse_moe.gate.weight",
         "router.weight",
+        "router.layer.weight",
         "shared_expert_gate.weight",
         "norm.weight",
         "_bias",

@@ -11,8 +11,8 @@ use crate::{
         build::{Build, Heads, Norms},
     },
     graph::{
-        Add, Attention, Axes, Graph, GroupRank, Groups, HeadRope, Latent, Outputs, Qkv, Reads, Reg,
-        Router, Scoring, Small, Then,
+        Add, Attention, Graph, GroupRank, Groups, HeadRope, Latent, Qkv, Reads, Reg, Router,
+        Scoring, Small, Then,
     },
 };
 
@@ -176,15 +176,7 @@ fn experts(
     router: impl Fn(&BlockBuilder<'_>, Router) -> Router,
 ) -> Result<(), Error> {
     let (count, inner) = (m.experts()?, m.count("moe_intermediate_size")?);
-    let names = ExpertNames {
-        prefix: "mlp.experts",
-        parts: ["gate_proj", "up_proj", "down_proj"],
-        count,
-        inner,
-        bias: false,
-        axes: Axes::OutIn,
-        shares: [Outputs::FirstHalf, Outputs::SecondHalf],
-    };
+    let names = ExpertNames::new("mlp.experts", count, inner);
     let plain = b.router("mlp.gate", count, m.count("num_experts_per_tok")?, gate);
     let router = router(b, plain);
     let shared = m.keys.optional_number("n_shared_experts")?.unwrap_or(0.0) as usize;

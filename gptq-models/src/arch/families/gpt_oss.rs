@@ -39,13 +39,10 @@ fn build(m: &Build<'_>) -> Result<Graph, Error> {
         alpha: m.number("swiglu_alpha")?.unwrap_or(1.702),
     };
     let names = ExpertNames {
-        prefix: "mlp.experts",
-        parts: ["gate_proj", "up_proj", "down_proj"],
-        count,
-        inner: m.count("intermediate_size")?,
         bias: true,
         axes: Axes::InOut,
         shares: [Outputs::Even, Outputs::Odd],
+        ..ExpertNames::new("mlp.experts", count, m.count("intermediate_size")?)
     };
     let blocks = m.blocks("layers", |b, layer| {
         let attention = Attention {

@@ -20,17 +20,24 @@ pub(super) const GRANITE: Family = Family {
 };
 
 fn build(m: &Build<'_>) -> Result<Graph, Error> {
-    let multiplier = |key: &str| Ok::<f32, Error>(m.number(key)?.unwrap_or(1.0));
-    let scale = multiplier("attention_multiplier")?;
+    let scale = multiplier(m, "attention_multiplier")?;
     let bias = m.flag("attention_bias")?;
     let block = Llama {
         qkv_bias: bias,
         output_bias: bias,
-        branch_scale: multiplier("residual_multiplier")?,
+        branch_scale: multiplier(m, "residual_multiplier")?,
         ..Llama::read(m)?
     };
-    let mut graph = block.graph(m, |_, attention| Attention { scale, ..attention })?;
-    graph.embed.scale = EmbedScale::By(multiplier("embedding_multiplier")?);
-    graph.head.scale = 1.0 / multiplier("logits_scaling")?;
+    scaled_ends(m, block.graph(m, |_, attention| Attention { scale, ..attention })?)
+}
+
+pub(super) fn multiplier(m: &Build<'_>, key: &str) -> Result<f32, Error> {
+    Ok(m.number(key)?.unwrap_or(1.0))
+}
+
+/// The graph with the multipliers of embedding and logits.
+pub(super) fn scaled_ends(m: &Build<'_>, mut graph: Graph) -> Result<Graph, Error> {
+    graph.embed.scale = EmbedScale::By(multiplier(m, "embedding_multiplier")?);
+    graph.head.scale = 1.0 / multiplier(m, "logits_scaling")?;
     Ok(graph)
 }

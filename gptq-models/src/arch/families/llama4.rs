@@ -11,7 +11,7 @@ use crate::{
         block::ExpertNames,
         build::{Build, Norms},
     },
-    graph::{Add, Attention, Axes, Graph, HeadRope, NormSpec, Outputs, Router, Scoring, Weigh},
+    graph::{Add, Attention, Axes, Graph, HeadRope, NormSpec, Router, Scoring, Weigh},
 };
 
 pub(super) const LLAMA4: Family = Family {
@@ -51,15 +51,8 @@ fn build(m: &Build<'_>) -> Result<Graph, Error> {
     let bias = m.flag("attention_bias")?;
     let (gate, count) = (m.gate("hidden_act")?, m.experts()?);
     let (top, inner) = (m.count("num_experts_per_tok")?, m.count("intermediate_size")?);
-    let names = ExpertNames {
-        prefix: "feed_forward.experts",
-        parts: ["gate_proj", "up_proj", "down_proj"],
-        count,
-        inner,
-        bias: false,
-        axes: Axes::InOut,
-        shares: [Outputs::FirstHalf, Outputs::SecondHalf],
-    };
+    let names =
+        ExpertNames { axes: Axes::InOut, ..ExpertNames::new("feed_forward.experts", count, inner) };
     let blocks = m.blocks("layers", |b, layer| {
         let turning = turns[layer];
         let norm = head_norm.clone().filter(|_| turning);

@@ -9,7 +9,7 @@ use crate::{
         block::ExpertNames,
         build::{Build, Norms},
     },
-    graph::{Add, Attention, Axes, Graph, Outputs},
+    graph::{Add, Attention, Graph},
 };
 
 pub(super) const MIXTRAL: Family = Family {
@@ -35,15 +35,8 @@ fn build(m: &Build<'_>) -> Result<Graph, Error> {
             true => ("mlp", ["gate_proj", "up_proj", "down_proj"]),
             false => ("block_sparse_moe", ["w1", "w3", "w2"]),
         };
-        let names = ExpertNames {
-            prefix: &format!("{prefix}.experts"),
-            parts,
-            count: experts,
-            inner,
-            bias: false,
-            axes: Axes::OutIn,
-            shares: [Outputs::FirstHalf, Outputs::SecondHalf],
-        };
+        let path = format!("{prefix}.experts");
+        let names = ExpertNames { parts, ..ExpertNames::new(&path, experts, inner) };
         let router = b.router(&format!("{prefix}.gate"), experts, top, gate);
         let reads = b.normed(norms, "post_attention_layernorm");
         b.experts(reads, &names, router, None, Add::default());

@@ -5,17 +5,20 @@ mod cohere;
 mod deepseek;
 mod falcon;
 mod gemma;
+mod glm4;
 mod gpt2;
 mod gpt_neox;
 mod gpt_oss;
 mod gptj;
 mod granite;
+mod granitemoe;
 mod llama;
 mod llama4;
 mod mistral;
 mod mixtral;
 mod mpt;
 mod olmo2;
+mod olmo3;
 mod opt;
 mod phi;
 mod phi3;
@@ -44,13 +47,16 @@ pub(super) const ALL: &[Family] = &[
     gemma::GEMMA3,
     phi::PHI,
     phi3::PHI3,
+    glm4::GLM4,
     gpt_neox::GPT_NEOX,
     gpt2::GPT2,
     gptj::GPTJ,
     falcon::FALCON,
     mpt::MPT,
     olmo2::OLMO2,
+    olmo3::OLMO3,
     granite::GRANITE,
+    granitemoe::GRANITEMOE,
     stablelm::STABLELM,
     starcoder2::STARCODER2,
     smollm3::SMOLLM3,

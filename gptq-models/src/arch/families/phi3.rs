@@ -6,7 +6,7 @@ use super::{Family, MODEL};
 use crate::{
     Error,
     arch::build::{Build, Norms},
-    graph::{Add, Attention, Graph, Qkv, Then},
+    graph::{Add, Attention, Graph, Qkv},
 };
 
 pub(super) const PHI3: Family = Family {
@@ -25,9 +25,8 @@ fn build(m: &Build<'_>) -> Result<Graph, Error> {
         let reads = b.normed(norms, "input_layernorm");
         b.attend_fused(reads, "self_attn.qkv_proj", false, qkv, attention.clone());
         b.output("self_attn.o_proj", false, Add::default());
-        let up = b.linear("mlp.gate_up_proj", 2 * inner, m.hidden(), false);
-        b.stage(b.normed(norms, "post_attention_layernorm"), vec![up], Then::GatedHalves(gate));
-        b.down("mlp.down_proj", inner, false, Add::default());
+        let reads = b.normed(norms, "post_attention_layernorm");
+        b.fused_gated_mlp(reads, "mlp", inner, gate, Add::default());
         Ok(())
     })?;
     Ok(m.graph(blocks, Some(m.norm(norms, "norm")), vec![m.rope(heads.dim)?]))

@@ -10,7 +10,7 @@ use crate::{
         block::ExpertNames,
         build::{Build, Norms},
     },
-    graph::{Add, Attention, Axes, Graph, Outputs, Router, Small},
+    graph::{Add, Attention, Graph, Router, Small},
 };
 
 pub(super) const QWEN2_MOE: Family = Family {
@@ -77,15 +77,7 @@ fn graph(
             b.gated_mlp(reads, "mlp", inner, false, gate, Add::default());
             return Ok(());
         }
-        let names = ExpertNames {
-            prefix: "mlp.experts",
-            parts: ["gate_proj", "up_proj", "down_proj"],
-            count: experts,
-            inner: m.count("moe_intermediate_size")?,
-            bias: false,
-            axes: Axes::OutIn,
-            shares: [Outputs::FirstHalf, Outputs::SecondHalf],
-        };
+        let names = ExpertNames::new("mlp.experts", experts, m.count("moe_intermediate_size")?);
         let shared_gate =
             shared.map(|_| Small::matrix(b.full("mlp.shared_expert_gate.weight"), 1, m.hidden()));
         let router = Router { normalize, shared_gate, ..b.router("mlp.gate", experts, top, gate) };
