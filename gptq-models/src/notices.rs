@@ -5,6 +5,7 @@ use gptq_pack::Format;
 
 use crate::{
     Error, Method, QuantizeOptions,
+    graph::Stored,
     plan::{LinearPlan, Plan},
 };
 
@@ -30,6 +31,12 @@ pub(crate) fn notices(plan: &Plan, options: &QuantizeOptions) -> Result<Vec<Stri
         // What follows is about servers that read GPTQ.
         if options.format.zero_format().is_none() {
             continue;
+        }
+        if matches!(place.stored, Stored::Fused(_)) {
+            note("experts load in GPTQModel, vLLM and here; transformers 5 keeps all of a layer in one tensor, does not find them, and starts from random ones".into());
+            if place.name.contains(".block_sparse_moe.") {
+                note("Mixtral's experts keep the names of its files (block_sparse_moe, w1 to w3), as vLLM reads them; GPTQModel 7 looks for mlp.experts, gate_proj to down_proj".into());
+            }
         }
         let (bits, group) = (config.bits.get(), config.group_size.to_file());
         if !matches!(config.bits, Bits::B4 | Bits::B8) {

@@ -5,7 +5,7 @@ use gptq_kernels::CpuBackend;
 use gptq_models::{
     FallbackPolicy, FallbackThreshold, Method, QuantizeOptions, Report, Routing, quantize,
 };
-use gptq_tests::{Tensors, random_tokens, read_tensors};
+use gptq_tests::{Tensors, assert_says, random_tokens, read_tensors};
 use serde_json::json;
 
 use crate::golden::{Golden, open};
@@ -72,6 +72,14 @@ fn if_the_router_chooses_all_experts_the_two_ways_are_one() {
     let (_, routed) = run(&golden, with(Routing::Routed));
     let (_, all) = run(&golden, with(Routing::All));
     assert!(routed == all);
+}
+
+#[test]
+fn what_other_programs_make_of_experts_is_said() {
+    let said = |name: &str| run(&Golden::of(name), with(Routing::Routed)).0.notices.concat();
+    assert_says(&said("qwen3_moe"), &["experts", "transformers"]);
+    assert_says(&said("mixtral"), &["block_sparse_moe", "vLLM", "GPTQModel"]);
+    assert!(!said("llama").contains("experts"));
 }
 
 #[test]
