@@ -34,4 +34,4 @@
 
 mod cpu;
 
-pub use cpu::{CpuBackend, CpuPacked, Isa};
+pub use cpu::{CpuBackend, CpuPacked, Isa, Precision};

@@ -55,6 +55,7 @@ mod options;
 mod output;
 mod plan;
 mod progress;
+mod proof;
 mod quantize;
 mod quantized;
 mod report;

@@ -3,9 +3,6 @@
 use std::{fs, path::Path, time::Instant};
 
 use gptq_core::{QuantConfig, QuantizedMatrix};
-use gptq_pack::RawTensor;
-use ndarray::Array2;
-use safetensors::Dtype;
 use serde_json::Value;
 
 use crate::adapter::AdapterWriter;
@@ -14,6 +11,8 @@ use crate::{
     checkpoint::write_json,
     graph::LinearPlace,
     plan::{Plan, speaks_gptq},
+    proof::{Proven, encoded},
+    quantized::pack_dtype,
     report::{Entry, Fate},
     source,
 };
@@ -47,7 +46,9 @@ impl<'a> Output<'a> {
                 true => source::bias(checkpoint, &plain.place)?,
                 false => Some(source::weight(checkpoint, &plain.place)?),
             };
-            writer.put(&plain.name(), &encoded(&values.unwrap_or_default(), plain.dtype))?;
+            let values = values.unwrap_or_default();
+            let values = values.as_slice().unwrap_or_default();
+            writer.put(&plain.name(), &encoded(values, pack_dtype(plain.dtype)).0)?;
         }
         Ok(Self {
             staging,
@@ -65,22 +66,10 @@ impl<'a> Output<'a> {
         config: &QuantConfig,
         quantized: &QuantizedMatrix,
     ) -> Result<(), Error> {
-        let failed = |source| Error::Packed { layer: place.name.clone(), source };
         let (format, spec) = (self.options.format, self.options.spec(place, config));
-        let tensors = format.pack(quantized, &spec, None).map_err(failed)?;
-        for (part, tensor) in &tensors {
-            self.writer.put(&part.of(&place.name), &tensor.bytes)?;
-        }
-        let mut stored = Vec::with_capacity(tensors.len());
-        for (part, tensor) in tensors {
-            let bytes = self.writer.read_back(&part.of(&place.name))?;
-            stored.push((part, RawTensor { bytes: bytes.into(), ..tensor }));
-        }
-        let (read, _) = format.unpack(&stored, &spec).map_err(failed)?;
-        match first_difference(&read, quantized) {
-            None => Ok(()),
-            Some(message) => Err(Error::Verify { layer: place.name.clone(), message }),
-        }
+        let layer = Proven { name: &place.name, format, written_as: &spec, read_as: &spec };
+        let failed = |source| Error::Packed { layer: place.name.clone(), source };
+        layer.write(&self.writer, quantized, None, failed)
     }
 
     /// Writes configs, side files and the report, and gives the folder its name.
@@ -125,30 +114,6 @@ impl<'a> Output<'a> {
         self.staging.finish()?;
         Ok(report)
     }
-}
-
-/// Numbers as a file has them.
-fn encoded(values: &Array2<f32>, dtype: Dtype) -> Vec<u8> {
-    let values = values.iter();
-    match dtype {
-        Dtype::F16 => values.flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect(),
-        Dtype::BF16 => values.flat_map(|&v| half::bf16::from_f32(v).to_le_bytes()).collect(),
-        _ => values.flat_map(|v| v.to_le_bytes()).collect(),
-    }
-}
-
-pub(crate) fn first_difference(read: &QuantizedMatrix, solved: &QuantizedMatrix) -> Option<String> {
-    let codes = read.codes.indexed_iter().zip(&solved.codes);
-    if let Some((((r, c), found), code)) = codes.into_iter().find(|((_, a), b)| a != b) {
-        return Some(format!("code [{r}, {c}] is {found} instead of {code}"));
-    }
-    if read.zeros != solved.zeros {
-        return Some("a zero point differs".into());
-    }
-    if read.scales != solved.scales {
-        return Some("a scale differs".into());
-    }
-    (read.g_idx != solved.g_idx).then(|| "g_idx differs".into())
 }
 
 /// Other renderings of the same weights, which the result must not carry along.

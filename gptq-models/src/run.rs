@@ -129,6 +129,10 @@ impl<'a, B: PackedBackend> Run<'a, B> {
             for walk in &mut *walks {
                 self.gather(&mut stages, &mut sums, &round, walk, meter)?;
             }
+            if round.last {
+                // Originals give way before quantized ones come.
+                stages.iter_mut().for_each(|at| at.weights.clear_linears());
+            }
             for Sum { stage, group, moments, sent } in sums {
                 let at = &mut stages[stage];
                 let range = at.groups[group].linears.clone();
@@ -141,7 +145,6 @@ impl<'a, B: PackedBackend> Run<'a, B> {
             }
         }
         for at in &mut stages {
-            at.weights = loader.without_linears(at.stage)?;
             let solved = std::mem::take(&mut at.solved);
             self.solver.upload(at.stage, at.linears, &solved, &mut at.weights)?;
         }

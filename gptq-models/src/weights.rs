@@ -9,7 +9,7 @@ use crate::{
     Architecture, Checkpoint, Error,
     block::{EmbedWeights, FinishWeights},
     graph::{self, LinearPlace, Matrix, NormSpec, Stage},
-    quantized::{is_packed, read_packed},
+    quantized::{is_stored, read_packed},
     source,
 };
 
@@ -56,6 +56,13 @@ pub(crate) struct StageWeights<B: PackedBackend> {
     pub(crate) experts: Vec<Vec<Linear<B>>>,
 }
 
+impl<B: PackedBackend> StageWeights<B> {
+    pub(crate) fn clear_linears(&mut self) {
+        self.linears.clear();
+        self.experts.clear();
+    }
+}
+
 /// Reads a model's weights from a checkpoint to a backend.
 pub(crate) struct Loader<'a, B> {
     pub(crate) checkpoint: &'a Checkpoint,
@@ -90,16 +97,10 @@ impl<B: PackedBackend> Loader<'_, B> {
     /// A head in the file is used even if the config says "tied": some files keep a copy.
     pub(crate) fn head(&self) -> Result<Option<Linear<B>>, Error> {
         let head = &self.arch.graph.head;
-        if head.tied && !self.stores_head() {
+        if head.tied && !is_stored(self.checkpoint, self.quantization, &head.place.name) {
             return Ok(None);
         }
         self.linear(&head.place).map(Some)
-    }
-
-    fn stores_head(&self) -> bool {
-        let name = &self.arch.graph.head.place.name;
-        self.checkpoint.get(&format!("{name}.weight")).is_some()
-            || self.quantization.is_some_and(|c| is_packed(self.checkpoint, c.format, name))
     }
 
     pub(crate) fn stage(&self, stage: &Stage) -> Result<StageWeights<B>, Error> {

@@ -7,27 +7,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{Ran, args, gptq, mini, read_tensors, text, write_tensors};
-
-/// Four samples of 64 tokens.
-fn run(model: &Path, out: &Path, options: &[&str]) -> Ran {
-    let fixed = args![
-        "quantize",
-        model,
-        "--out",
-        out,
-        "--calib",
-        text("calibration.txt"),
-        "--nsamples",
-        "4",
-        "--seqlen",
-        "64",
-    ];
-    gptq(fixed.into_iter().chain(options.iter().map(Into::into)))
-}
+use crate::{Ran, args, gptq, mini, read_tensors, short_run, write_tensors};
 
 fn quantize(out: &Path, options: &[&str]) -> Ran {
-    run(&mini(), out, options)
+    short_run(&mini(), out, options)
 }
 
 const TOO_FEW: [&str; 2] = ["--fallback-threshold", "257"];
@@ -93,11 +76,11 @@ fn blind(dir: &Path) -> PathBuf {
 fn linears_without_inputs_fall_back_or_without_a_fallback_fail_the_run_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let (model, out) = (blind(dir.path()), dir.path().join("out"));
-    let ran = run(&model, &out, &["--fallback", "none"]);
+    let ran = short_run(&model, &out, &["--fallback", "none"]);
     ran.fails(1, &["model.layers.1.mlp.gate_proj", "no input", "calibration"]);
     assert!(!out.exists());
 
-    let ran = run(&model, &out, &[]);
+    let ran = short_run(&model, &out, &[]);
     assert_eq!(ran.code, 3, "{}", ran.stderr);
     for word in ["3 linears", "model.layers.1.mlp.down_proj: its inputs were always zero"] {
         assert!(ran.stderr.contains(word), "{word}: {}", ran.stderr);

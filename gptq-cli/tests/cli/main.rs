@@ -87,6 +87,23 @@ macro_rules! args {
 }
 use args;
 
+/// `gptq quantize` on four samples of 64 tokens of the demo's text.
+fn short_run(model: &Path, out: &Path, options: &[&str]) -> Ran {
+    let fixed = args![
+        "quantize",
+        model,
+        "--out",
+        out,
+        "--calib",
+        text("calibration.txt"),
+        "--nsamples",
+        "4",
+        "--seqlen",
+        "64",
+    ];
+    gptq(fixed.into_iter().chain(options.iter().map(Into::into)))
+}
+
 /// A tensor as a file holds it.
 struct Stored {
     dtype: Dtype,

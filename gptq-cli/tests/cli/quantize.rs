@@ -7,24 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Ran, args, fixture, gptq, mini, read_tensors, text};
+use crate::{Ran, args, fixture, gptq, mini, read_tensors, short_run, text};
 
 /// A short run on the demo's model and text.
 fn quantize(out: &Path, options: &[&str]) -> Ran {
-    let fixed = args![
-        "quantize",
-        mini(),
-        "--out",
-        out,
-        "--calib",
-        text("calibration.txt"),
-        "--nsamples",
-        "4",
-        "--seqlen",
-        "64",
-        "--json",
-    ];
-    gptq(fixed.into_iter().chain(options.iter().map(Into::into)))
+    short_run(&mini(), out, &[&["--json"], options].concat())
 }
 
 #[test]

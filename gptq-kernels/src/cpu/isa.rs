@@ -1,17 +1,27 @@
 //! Which vector instructions this CPU has: the only feature detection in the tree.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
+
 /// An instruction set that kernels are compiled for. Only [`Isa::available`] and [`Isa::best`] make
 /// values beyond [`Isa::SCALAR`], so holding one proves that the CPU has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Level);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// In the order in which CPUs got them: x86 CPUs that have one have those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
     Scalar,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 /// A loop written once, compiled for each instruction set. `FMA` says whether fused multiply-add
@@ -38,13 +48,19 @@ impl Isa {
             if avx2 {
                 levels.push(Isa(Level::Avx2));
             }
-            if avx2
+            let avx512 = avx2
                 && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-            {
-                levels.push(Isa(Level::Avx512));
-            }
+                && is_x86_feature_detected!("avx512vl");
+            let vnni = avx512 && is_x86_feature_detected!("avx512vnni");
+            let bf16 = vnni && is_x86_feature_detected!("avx512bf16");
+            let more = [
+                (avx512, Level::Avx512),
+                (vnni, Level::Avx512Vnni),
+                (bf16, Level::Avx512Bf16),
+                (bf16 && amx::usable(), Level::Amx),
+            ];
+            levels.extend(more.into_iter().filter(|(has, _)| *has).map(|(_, level)| Isa(level)));
         }
         levels
     }
@@ -62,7 +78,37 @@ impl Isa {
             Level::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni => "avx512-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => "avx512-bf16",
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx => "amx",
         }
+    }
+
+    /// Whether 512-bit registers may be used.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_avx512(self) -> bool {
+        self.0 >= Level::Avx512
+    }
+
+    /// Whether four products of bytes are summed by one instruction (`vpdpbusd`).
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_vnni(self) -> bool {
+        self.0 >= Level::Avx512Vnni
+    }
+
+    /// Whether two products of bf16 are summed by one instruction (`vdpbf16ps`).
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_bf16(self) -> bool {
+        self.0 >= Level::Avx512Bf16
+    }
+
+    /// Whether there are tiles of 16 × 64 bytes and products of them.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_amx(self) -> bool {
+        self.0 >= Level::Amx
     }
 
     /// Runs the instance of `kernel` made for this instruction set.
@@ -73,8 +119,8 @@ impl Isa {
             // SAFETY: a value of this level exists only if `available` saw avx2 and fma.
             Level::Avx2 => unsafe { run_avx2(kernel) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: a value of this level exists only if `available` saw all four features.
-            Level::Avx512 => unsafe { run_avx512(kernel) },
+            // SAFETY: values of these levels exist only if `available` saw all four features.
+            _ => unsafe { run_avx512(kernel) },
         }
     }
 }

@@ -1,5 +1,7 @@
 //! [`CpuBackend`]: all cores, whatever vector instructions there are.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod exp;
 mod gemm;
@@ -10,6 +12,7 @@ mod norm;
 mod packed_matmul;
 mod packed_matvec;
 mod pointwise;
+mod precision;
 mod prepare;
 mod rope;
 mod rows;
@@ -22,6 +25,7 @@ use gptq_pack::{PackedBackend, PackedLinearRef};
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, s};
 
 pub use isa::Isa;
+pub use precision::Precision;
 pub use prepare::CpuPacked;
 
 /// The CPU, with the instruction set chosen when this is made. A tensor is an `Array2<f32>` in
@@ -29,6 +33,7 @@ pub use prepare::CpuPacked;
 #[derive(Clone, Copy, Debug)]
 pub struct CpuBackend {
     isa: Isa,
+    precision: Precision,
 }
 
 impl CpuBackend {
@@ -39,12 +44,22 @@ impl CpuBackend {
 
     /// The kernels of one instruction set, for tests and comparisons.
     pub fn with_isa(isa: Isa) -> Self {
-        Self { isa }
+        Self { isa, precision: Precision::F32 }
+    }
+
+    /// The same kernels with products of other numbers; [`Precision::F32`] unless told.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// What numbers products are made of here.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 }
 

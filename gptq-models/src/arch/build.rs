@@ -195,6 +195,11 @@ impl<'a> Build<'a> {
         Ok(width.map_or(Window::Full, Window::Sliding))
     }
 
+    /// The same, where the model says whether it has one.
+    pub(super) fn sliding_if_used(&self) -> Result<Window, Error> {
+        if self.flag("use_sliding_window")? { self.sliding() } else { Ok(Window::Full) }
+    }
+
     /// Which layers slide: as `layer_types` says, or else by the family's rule.
     pub(super) fn slides(&self, rule: impl Fn(usize) -> bool) -> Result<Vec<bool>, Error> {
         let layers = self.config.layers;

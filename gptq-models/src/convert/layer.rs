@@ -1,15 +1,18 @@
 //! One layer: converted, written, read back, compared.
 
 use gptq_core::QuantizedMatrix;
-use gptq_pack::{Dtype, Format, RawTensor, ZeroPointFormat};
-use half::{bf16, f16, slice::HalfFloatSliceExt};
+use gptq_pack::{Dtype, Format, ZeroPointFormat};
+use half::{bf16, f16};
 use ndarray::Array2;
 
 use super::{
     ConvertedLayer,
     plan::{Goal, LayerPlan},
 };
-use crate::{CheckpointWriter, Error, output::first_difference};
+use crate::{
+    CheckpointWriter, Error,
+    proof::{Proven, encoded},
+};
 
 /// Converts and proves one layer.
 pub(super) fn convert(
@@ -31,7 +34,13 @@ pub(super) fn convert(
                 true => (q, None),
                 false => (nearest(&q, format, plan.spec.scale_dtype), Some(q)),
             };
-            packed(plan, format, &held, bias.as_deref(), writer)?;
+            let layer = Proven {
+                name: &plan.layer.name,
+                format,
+                written_as: &plan.spec,
+                read_as: &plan.read_as,
+            };
+            layer.write(writer, &held, bias.as_deref(), |source| plan.layer.explain(source))?;
             let Some(q) = changed else {
                 return Ok(ConvertedLayer { name, lossless: true, max_error: 0.0, rms_error: 0.0 });
             };
@@ -42,33 +51,6 @@ pub(super) fn convert(
             Ok(ConvertedLayer { name, lossless: false, max_error, rms_error })
         }
     }
-}
-
-fn packed(
-    plan: &LayerPlan<'_>,
-    format: Format,
-    q: &QuantizedMatrix,
-    bias: Option<&[f32]>,
-    writer: &CheckpointWriter,
-) -> Result<(), Error> {
-    let layer = &plan.layer;
-    let failed = |source| layer.explain(source);
-    let tensors = format.pack(q, &plan.spec, bias).map_err(failed)?;
-    for (part, tensor) in &tensors {
-        writer.put(&part.of(&layer.name), &tensor.bytes)?;
-    }
-    let mut stored = Vec::with_capacity(tensors.len());
-    for (part, tensor) in tensors {
-        let bytes = writer.read_back(&part.of(&layer.name))?;
-        stored.push((part, RawTensor { bytes: bytes.into(), ..tensor }));
-    }
-    let (back, stored_bias) = format.unpack(&stored, &plan.read_as).map_err(failed)?;
-    // Whole arrays first: the search for what differs is slower than the answer that nothing does.
-    if back == *q && stored_bias.as_deref() == bias {
-        return Ok(());
-    }
-    let message = first_difference(&back, q).unwrap_or_else(|| "the bias differs".to_owned());
-    Err(Error::Verify { layer: layer.name.clone(), message })
 }
 
 /// The nearest that a format can hold.
@@ -117,29 +99,6 @@ fn dense(
     }
     let differences = expected.iter().zip(weights).map(|(&a, &b)| f64::from(a) - f64::from(b));
     Ok(Changes::of(differences))
-}
-
-/// Weights as stored, and what they then are.
-fn encoded(weights: &[f32], dtype: Dtype) -> (Vec<u8>, Vec<f32>) {
-    let mut back = vec![0.0; weights.len()];
-    match dtype {
-        Dtype::F16 => {
-            let mut halves = vec![f16::ZERO; weights.len()];
-            halves.convert_from_f32_slice(weights);
-            halves.convert_to_f32_slice(&mut back);
-            (halves.iter().flat_map(|half| half.to_le_bytes()).collect(), back)
-        }
-        Dtype::BF16 => {
-            let mut halves = vec![bf16::ZERO; weights.len()];
-            halves.convert_from_f32_slice(weights);
-            halves.convert_to_f32_slice(&mut back);
-            (halves.iter().flat_map(|half| half.to_le_bytes()).collect(), back)
-        }
-        _ => {
-            back.copy_from_slice(weights);
-            (weights.iter().flat_map(|weight| weight.to_le_bytes()).collect(), back)
-        }
-    }
 }
 
 fn rounded(value: f32, dtype: Dtype) -> f32 {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     Architecture, Checkpoint, Error, LinearPlace, TensorView,
     graph::{Block, Matrix, NormSpec, Reads, Small},
-    quantized::{is_packed, read_quantized},
+    quantized::{is_stored, read_quantized},
 };
 
 /// A tensor to write, and where it comes from.
@@ -103,10 +103,7 @@ impl Source<'_> {
             out.extend(self.norm(norm, family::FINAL_NORM.into())?);
         }
         let head = &graph.head;
-        let packed =
-            |config: &CheckpointConfig| is_packed(self.checkpoint, config.format, &head.place.name);
-        let stored = self.checkpoint.get(&format!("{}.weight", head.place.name)).is_some()
-            || self.quantization.as_ref().is_some_and(packed);
+        let stored = is_stored(self.checkpoint, self.quantization.as_ref(), &head.place.name);
         if !head.tied || stored {
             self.linear(head.place.clone(), family::HEAD.into(), wanted, None, &mut out)?;
         }

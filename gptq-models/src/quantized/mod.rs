@@ -168,3 +168,13 @@ pub(crate) fn file_dtype(dtype: PackDtype) -> Option<Dtype> {
 fn raw<'a>(view: &TensorView<'a>) -> RawTensor<'a> {
     RawTensor::new(pack_dtype(view.dtype), view.shape, view.bytes)
 }
+
+/// Whether the file holds a linear, dense or packed.
+pub(crate) fn is_stored(
+    checkpoint: &Checkpoint,
+    config: Option<&CheckpointConfig>,
+    name: &str,
+) -> bool {
+    checkpoint.get(&format!("{name}.weight")).is_some()
+        || config.is_some_and(|config| is_packed(checkpoint, config.format, name))
+}

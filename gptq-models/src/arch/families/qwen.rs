@@ -67,7 +67,7 @@ pub(super) fn head_norms(norms: Norms, attention: Attention) -> Attention {
 
 /// Layers from `max_window_layers` on slide, if any do.
 fn windows(m: &Build<'_>) -> Result<Vec<Window>, Error> {
-    let window = if m.flag("use_sliding_window")? { m.sliding()? } else { Window::Full };
+    let window = m.sliding_if_used()?;
     let first = m.count("max_window_layers")?;
     let slides = m.slides(|layer| layer >= first)?;
     Ok(slides.into_iter().map(|slides| if slides { window } else { Window::Full }).collect())

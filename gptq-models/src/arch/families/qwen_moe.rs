@@ -62,7 +62,7 @@ fn graph(
     attention: impl Fn(usize, Window) -> Attention,
 ) -> Result<Graph, Error> {
     let (norms, gate) = (Norms::rms(m.eps("rms_norm_eps")?), m.gate("hidden_act")?);
-    let window = if m.flag("use_sliding_window")? { m.sliding()? } else { Window::Full };
+    let window = m.sliding_if_used()?;
     let (experts, top) = (m.experts()?, m.count("num_experts_per_tok")?);
     let step = m.count("decoder_sparse_step")?;
     let dense = m.keys.optional_numbers("mlp_only_layers")?.unwrap_or_default();

@@ -24,7 +24,7 @@ fn build(m: &Build<'_>) -> Result<Graph, Error> {
     let interval = m.count("no_rope_layer_interval")?;
     // The list says which layers do turn, whatever its name.
     let turns = m.per_layer("no_rope_layers", |layer| (layer + 1) % interval != 0)?;
-    let slides = if m.flag("use_sliding_window")? { m.sliding()? } else { Window::Full };
+    let slides = m.sliding_if_used()?;
     let sliding = m.slides(|layer| !turns[layer])?;
     let bias = m.flag("attention_bias")?;
     let block = Llama { qkv_bias: bias, output_bias: bias, ..Llama::read(m)? };
