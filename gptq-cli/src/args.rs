@@ -5,6 +5,8 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser};
 use gptq_models::FallbackThreshold;
 
+use crate::bench::BenchCommand;
+
 /// Quantize language models with GPTQ, evaluate and run the result.
 #[derive(Parser, Debug)]
 #[command(name = "gptq", version, propagate_version = true, arg_required_else_help = true)]
@@ -34,6 +36,9 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// Continue a prompt
     Generate(GenerateArgs),
+    /// How fast this machine is, and a model on it
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Logits for given token ids, for parity checks
     Logits(LogitsArgs),
     /// Quantize one linear layer given as tensors
@@ -114,6 +119,14 @@ pub(crate) struct QuantizeArgs {
     /// Largest output file, in GB of tensors
     #[arg(long, value_name = "GB", default_value_t = 5.0)]
     pub(crate) max_shard_size: f64,
+    /// What the factors of products are rounded to on the way through the model; the solver itself
+    /// is f32 [default: bf16 where the CPU multiplies it faster, else f32]
+    #[arg(long, value_enum, value_name = "P")]
+    pub(crate) precision: Option<PassPrecisionArg>,
+    /// Memory to stay within, in GB: samples that do not fit wait in a scratch file beside the
+    /// result, and wide inputs are computed again
+    #[arg(long, value_name = "GB")]
+    pub(crate) max_ram: Option<f64>,
     /// Where to compute
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub(crate) device: Device,
@@ -212,6 +225,9 @@ pub(crate) struct EvalArgs {
     /// Stop after this many windows
     #[arg(long, value_name = "N", value_parser = count())]
     pub(crate) max_windows: Option<usize>,
+    /// What products are made of: int8 rounds activations to bytes, exact is f32
+    #[arg(long, value_enum, value_name = "P", default_value_t = PrecisionArg::F32)]
+    pub(crate) precision: PrecisionArg,
 }
 
 #[derive(Args, Debug)]
@@ -247,6 +263,10 @@ pub(crate) struct GenerateArgs {
     /// Same seed, same text
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
+    /// What products are made of: int8 rounds activations to bytes, exact is f32
+    /// [default: int8 where the CPU has vectors, else f32]
+    #[arg(long, value_enum, value_name = "P")]
+    pub(crate) precision: Option<PrecisionArg>,
 }
 
 #[derive(Args, Debug)]
@@ -264,6 +284,9 @@ pub(crate) struct LogitsArgs {
     /// safetensors to write: logits, F32 [batch, tokens, vocab]
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+    /// What products are made of: int8 rounds activations to bytes, exact is f32
+    #[arg(long, value_enum, value_name = "P", default_value_t = PrecisionArg::F32)]
+    pub(crate) precision: PrecisionArg,
 }
 
 #[derive(Args, Debug)]
@@ -339,6 +362,19 @@ pub(crate) struct ReadingArgs {
     /// Read zero points by this convention, whatever checkpoint_format says
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub(crate) zero_points: Option<FormatArg>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PassPrecisionArg {
+    F32,
+    Bf16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PrecisionArg {
+    F32,
+    Bf16,
+    Int8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -433,6 +469,6 @@ fn fallback_threshold(text: &str) -> Result<FallbackThreshold, String> {
 }
 
 /// A positive number of things.
-fn count() -> impl clap::builder::TypedValueParser<Value = usize> {
+pub(crate) fn count() -> impl clap::builder::TypedValueParser<Value = usize> {
     clap::value_parser!(u32).range(1..).map(|n| n as usize)
 }

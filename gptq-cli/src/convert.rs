@@ -63,7 +63,7 @@ fn packed_or_dense(args: &ConvertArgs) -> Option<Target> {
 fn folder(args: &ConvertArgs, target: Target, json: bool) -> Result<(), Failure> {
     let options = ConvertOptions {
         lossy: args.lossy,
-        max_shard_bytes: model_dir::shard_bytes(args.max_shard_size)?,
+        max_shard_bytes: model_dir::gigabytes("--max-shard-size", args.max_shard_size)?,
         ..ConvertOptions::default()
     };
     let checkpoint = model_dir::open(&args.model, &args.reading)?;

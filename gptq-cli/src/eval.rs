@@ -4,9 +4,10 @@ use std::path::Path;
 
 use gptq_calib::{Corpus, disjoint_windows, strided_windows};
 use gptq_models::{Evaluation, Window, evaluate};
+use serde::Serialize;
 
 use crate::{
-    args::{EvalArgs, ReadingArgs},
+    args::{EvalArgs, PrecisionArg, ReadingArgs},
     failure::Failure,
     model_dir,
     terminal::{self, Meter, Table},
@@ -21,8 +22,10 @@ pub(crate) fn run(args: &EvalArgs, json: bool) -> Result<(), Failure> {
     let mut windows = windows(&ids, seqlen, args.stride)?;
     windows.truncate(args.max_windows.unwrap_or(usize::MAX));
 
-    let model = model_dir::load(&args.model, &args.reading, args.adapter.as_deref())?;
-    let load = |dir| model_dir::load(dir, &ReadingArgs::default(), None);
+    let (adapter, precision) = (args.adapter.as_deref(), args.precision);
+    let model = model_dir::load(&args.model, &args.reading, adapter, precision)?;
+    // What is compared with is as it is.
+    let load = |dir| model_dir::load(dir, &ReadingArgs::default(), None, PrecisionArg::F32);
     let reference = args.reference.as_deref().map(load).transpose()?;
     let mut meter = Meter::new("eval");
     let total = windows.len() as f64;
@@ -31,11 +34,20 @@ pub(crate) fn run(args: &EvalArgs, json: bool) -> Result<(), Failure> {
     })?;
     meter.finish();
     if json {
-        terminal::json(&result)?;
+        let precision = model.backend().precision().name();
+        terminal::json(&Said { result: &result, precision })?;
     } else {
         terminal::print(&table(&args.model, &result));
+        terminal::message(&model_dir::describe(model.backend()));
     }
     Ok(())
+}
+
+#[derive(Serialize)]
+struct Said<'a> {
+    #[serde(flatten)]
+    result: &'a Evaluation,
+    precision: &'static str,
 }
 
 /// The paper's protocol lays windows side by side and drops the rest; with a stride they overlap,

@@ -12,7 +12,8 @@ pub(crate) fn run(args: &GenerateArgs, json: bool) -> Result<(), Failure> {
     let sampling = sampling(args)?;
     let tokenizer = model_dir::tokenizer(&args.model)?;
     let prompt = prompt(args, &tokenizer, &args.model)?;
-    let model = model_dir::load(&args.model, &args.reading, args.adapter.as_deref())?;
+    let precision = model_dir::fast(args.precision);
+    let model = model_dir::load(&args.model, &args.reading, args.adapter.as_deref(), precision)?;
 
     let mut stream = tokenizer.decode_stream(true);
     let mut text = String::new();
@@ -49,18 +50,21 @@ pub(crate) fn run(args: &GenerateArgs, json: bool) -> Result<(), Failure> {
             "ended": out.ended,
             "prompt_tokens": prompt.len(),
             "new_tokens": out.ids.len(),
+            "precision": model.backend().precision().name(),
             "prefill_seconds": out.prefill_seconds,
             "decode_seconds": out.decode_seconds,
+            "prompt_tokens_per_second": prompt.len() as f64 / out.prefill_seconds,
             "tokens_per_second": rate,
         }))?;
     } else {
         terminal::print("\n");
         terminal::message(&format!(
-            "{} prompt tokens in {:.2} s, {} new tokens at {} tokens/s",
+            "{} prompt tokens at {:.1} tokens/s, {} new tokens at {} tokens/s, {}",
             prompt.len(),
-            out.prefill_seconds,
+            prompt.len() as f64 / out.prefill_seconds,
             out.ids.len(),
-            rate.map_or("-".to_owned(), |rate| format!("{rate:.1}"))
+            rate.map_or("-".to_owned(), |rate| format!("{rate:.1}")),
+            model_dir::describe(model.backend()),
         ));
     }
     Ok(())

@@ -15,7 +15,8 @@ pub(crate) fn run(args: &LogitsArgs, json: bool) -> Result<(), Failure> {
     let file = TensorFile::read(&args.ids)?;
     let ids = file.ids("input_ids")?;
     let ids = ids.ok_or_else(|| file.failure("holds no input_ids, I32 or I64 [batch, tokens]"))?;
-    let model = model_dir::load(&args.model, &args.reading, args.adapter.as_deref())?;
+    let (adapter, precision) = (args.adapter.as_deref(), args.precision);
+    let model = model_dir::load(&args.model, &args.reading, adapter, precision)?;
     let (batch, tokens) = ids.dim();
     let vocab = model.config().vocab_size;
     let mut logits: Vec<f32> = Vec::with_capacity(batch * tokens * vocab);
@@ -31,9 +32,13 @@ pub(crate) fn run(args: &LogitsArgs, json: bool) -> Result<(), Failure> {
     tensor_file::write(&args.out, &[Out::new("logits", Dtype::F32, &shape, &logits)])?;
     if json {
         let out = args.out.display().to_string();
-        terminal::json(&json!({"out": out, "batch": batch, "tokens": tokens, "vocab": vocab}))?;
+        let precision = model.backend().precision().name();
+        terminal::json(&json!({
+            "out": out, "batch": batch, "tokens": tokens, "vocab": vocab, "precision": precision,
+        }))?;
     } else {
-        terminal::print(&format!("{}: logits {shape:?}\n", args.out.display()));
+        let how = model_dir::describe(model.backend());
+        terminal::print(&format!("{}: logits {shape:?}, {how}\n", args.out.display()));
     }
     Ok(())
 }

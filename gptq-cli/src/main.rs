@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod convert;
 mod demo;
 mod diff;
@@ -51,6 +52,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Quantize(args) => quantize::run(&args, json),
         Command::Eval(args) => eval::run(&args, json),
         Command::Generate(args) => generate::run(&args, json),
+        Command::Bench(command) => bench::run(&command, json),
         Command::Logits(args) => logits::run(&args, json),
         Command::SolveLayer(args) => solve_layer::run(&args, json),
         Command::Inspect(args) => inspect::run(&args, json),

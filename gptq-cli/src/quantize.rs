@@ -4,7 +4,6 @@ use std::path::Path;
 
 use gptq_calib::{CalibrationSet, ChatTemplate, SampleSpec};
 use gptq_core::FallbackStrategy;
-use gptq_kernels::CpuBackend;
 use gptq_models::{
     Checkpoint, EoraOptions, FallbackPolicy, Method, QuantizeOptions, Routing, Staging, quantize,
 };
@@ -12,7 +11,9 @@ use gptq_pack::{DynamicRules, Format};
 use serde_json::Value;
 
 use crate::{
-    args::{FallbackArg, MethodArg, MoeArg, OutFormatArg, QuantizeArgs},
+    args::{
+        FallbackArg, MethodArg, MoeArg, OutFormatArg, PassPrecisionArg, PrecisionArg, QuantizeArgs,
+    },
     failure::Failure,
     model_dir, settings, summary,
     terminal::{self, Meter},
@@ -45,7 +46,11 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
         }
     };
     let mut meter = Meter::new("quantize");
-    let backend = CpuBackend::new();
+    let backend = model_dir::backend(match args.precision {
+        Some(PassPrecisionArg::F32) => PrecisionArg::F32,
+        Some(PassPrecisionArg::Bf16) | None => PrecisionArg::Bf16,
+    });
+    options.computed = model_dir::describe(&backend);
     let report = quantize(&checkpoint, &samples, &backend, &options, &args.out, &mut meter)?;
     meter.finish();
     if json {
@@ -76,7 +81,8 @@ fn options(args: &QuantizeArgs) -> Result<QuantizeOptions, Failure> {
         config,
         format,
         dynamic: args.dynamic.as_deref().map(dynamic).transpose()?.unwrap_or_default(),
-        max_shard_bytes: model_dir::shard_bytes(args.max_shard_size)?,
+        max_shard_bytes: model_dir::gigabytes("--max-shard-size", args.max_shard_size)?,
+        max_ram: args.max_ram.map(|gb| model_dir::gigabytes("--max-ram", gb)).transpose()?,
         true_sequential: !args.no_true_sequential,
         lm_head: args.lm_head,
         fallback: fallback(args),

@@ -60,6 +60,8 @@ pub(crate) fn to_json(report: &Report, out: &Path) -> Value {
         "output_bytes": report.output_bytes,
         "notices": report.notices,
         "seconds": report.seconds,
+        "computed": report.computed,
+        "memory": report.memory,
     })
 }
 
@@ -104,8 +106,11 @@ pub(crate) fn to_text(report: &Report, out: &Path) -> String {
             adapter.path
         );
     }
+    let peak = report.memory.peak_bytes;
+    let peak =
+        peak.map_or(String::new(), |peak| format!(" with {} of memory", terminal::bytes(peak)));
     text += &format!(
-        "{} -> {} in {:.1} s; details in {}\n",
+        "{} -> {} in {:.1} s{peak}; details in {}\n",
         terminal::bytes(report.source_bytes),
         terminal::bytes(report.output_bytes),
         report.seconds,

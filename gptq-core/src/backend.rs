@@ -22,8 +22,10 @@ pub struct AttentionShape {
     pub softcap: Option<f32>,
     /// Which keys a query sees.
     pub window: Window,
-    /// Valid rows of keys and values, the rows of this call included.
+    /// Valid rows of keys and values of one text, the rows of this call included.
     pub keys: usize,
+    /// Texts of equal length that stand one below the other and do not see each other.
+    pub texts: usize,
 }
 
 /// The keys that a query sees, besides that none lies after it.
@@ -206,6 +208,17 @@ pub trait Backend: Send + Sync {
     /// Copies a matrix to the device.
     fn upload(&self, a: ArrayView2<'_, f32>) -> Result<Self::Tensor, Error>;
 
+    /// Moves a matrix to the device; where it can stay, nothing is copied.
+    fn take(&self, a: Array2<f32>) -> Result<Self::Tensor, Error> {
+        self.upload(a.view())
+    }
+
+    /// Whether products round their factors to bf16, so that what is only multiplied loses nothing
+    /// when it is kept so.
+    fn multiplies_bf16(&self) -> bool {
+        false
+    }
+
     /// Copies a matrix back.
     fn download(&self, a: &Self::Tensor) -> Result<Array2<f32>, Error>;
 
@@ -224,6 +237,15 @@ pub trait Backend: Send + Sync {
         bias: Option<&Self::Tensor>,
     ) -> Result<Self::Tensor, Error>;
 
+    /// As [`Backend::linear`] for every weight and bias, of one input, which is prepared once.
+    fn linear_each(
+        &self,
+        x: &Self::Tensor,
+        linears: &[(&Self::Tensor, Option<&Self::Tensor>)],
+    ) -> Result<Vec<Self::Tensor>, Error> {
+        linears.iter().map(|(w, bias)| self.linear(x, w, *bias)).collect()
+    }
+
     /// Normalises every row.
     fn norm(&self, x: &Self::Tensor, norm: &Norm<'_, Self::Tensor>) -> Result<Self::Tensor, Error>;
 
@@ -239,7 +261,8 @@ pub trait Backend: Send + Sync {
 
     /// Causal softmax attention. q is tokens × heads·head_dim; k and v have at least `shape.keys`
     /// rows of kv_heads·head_dim and kv_heads·value_dim, of which the last `tokens` are those of
-    /// the queries. Row r of keys is position r. The result is tokens × heads·value_dim.
+    /// the queries. Row r of keys is position r. The result is tokens × heads·value_dim. Of several
+    /// texts, each has its own `tokens / texts` queries and exactly `shape.keys` keys.
     fn attention(
         &self,
         q: &Self::Tensor,

@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, Array2};
 
-use crate::{Error, Linalg};
+use crate::{Error, Linalg, hessian::mirror};
 
 /// The policy. `percent · mean(diag H)` is added to every diagonal entry; if Cholesky still fails,
 /// `percent` grows by `auto_increment` until it succeeds or reaches 1.
@@ -73,15 +73,17 @@ pub struct DampOutcome {
 /// How often the diagonal is raised.
 const FLOORS: u32 = 6;
 
-/// Adds damping to an ordered H until it can be factored.
+/// Adds damping to an ordered H until it can be factored, and replaces its upper triangle with the
+/// factor. Below the diagonal H stays what it was. Returns the damped diagonal. Only where the first
+/// attempt fails is there a second matrix, to keep what succeeded.
 ///
 /// The outcome is that of trying all in order, but since more on the diagonal never hurts, few have
 /// to be tried: a Hessian that nothing saves costs a dozen factorisations instead of hundreds.
 pub(crate) fn damp_and_factor(
-    h: Array2<f32>,
+    h: &mut Array2<f32>,
     damping: Damping,
     linalg: &dyn Linalg,
-) -> Result<(Array2<f32>, DampOutcome), Error> {
+) -> Result<(Array1<f32>, DampOutcome), Error> {
     let shares: Vec<f64> = damping.attempts().collect();
     let last = shares.len() - 1;
     let diagonal = h.diag().to_owned();
@@ -90,11 +92,16 @@ pub(crate) fn damp_and_factor(
         0 => 0.0,
         _ => 1e-7 * largest * 10f64.powi(floor as i32),
     };
-    let factor = |floor: u32, rank: usize| {
-        let mut u = h.clone();
-        u.diag_mut().assign(&damped(&diagonal, added(floor) as f32, shares[rank]));
-        match linalg.inverse_factor(&mut u) {
-            Ok(()) => Ok(Ok(u)),
+    let mut intact = true;
+    let mut factor = |floor: u32, rank: usize| {
+        if !std::mem::replace(&mut intact, false) {
+            mirror(h.view_mut().reversed_axes());
+        }
+        let diagonal = damped(&diagonal, added(floor) as f32, shares[rank]);
+        h.diag_mut().assign(&diagonal);
+        match linalg.inverse_factor(h) {
+            // A later attempt would overwrite it, and there is none after rank 0.
+            Ok(()) => Ok(Ok((diagonal, (rank > 0).then(|| h.clone())))),
             Err(Error::NonPositivePivot { column, .. }) => Ok(Err(column)),
             Err(other) => Err(other),
         }
@@ -102,10 +109,13 @@ pub(crate) fn damp_and_factor(
     let mut failed_at = 0;
     for floor in 0..=FLOORS {
         match first_success(shares.len(), |rank| factor(floor, rank))? {
-            Ok((rank, u)) => {
+            Ok((rank, (diagonal, kept))) => {
+                if let Some(kept) = kept {
+                    *h = kept;
+                }
                 let attempts = (floor as usize * shares.len() + rank + 1) as u32;
                 let (percent, floor_added) = (shares[rank], added(floor));
-                return Ok((u, DampOutcome { percent, attempts, floor, floor_added }));
+                return Ok((diagonal, DampOutcome { percent, attempts, floor, floor_added }));
             }
             Err(column) => failed_at = column,
         }

@@ -1,6 +1,8 @@
 //! [`InverseFactor`]: what the column loop reads, made from a [`Hessian`].
 
-use ndarray::{Array2, ArrayView2, Axis};
+use std::ops::Range;
+
+use ndarray::{Array1, Array2, ArrayView2, s};
 
 use crate::{
     ActOrder, DampOutcome, Error, Hessian, Linalg, QuantConfig, check_finite, damping, gptaq,
@@ -18,7 +20,8 @@ impl Hessian {
     /// [`Error::NoInput`], [`Error::NotFinite`], [`Error::Config`], or
     /// [`Error::NotPositiveDefinite`] when no damping below 1 is enough.
     ///
-    /// Costs 2/3 n³ flops per damping tried and one copy of H; P costs another 4/3 n³.
+    /// Costs 2/3 n³ flops per damping tried, in place: the factor is where the Hessian was. P costs
+    /// another 4/3 n³, and for the time it takes a copy of U.
     pub fn finish(self, config: &QuantConfig, linalg: &dyn Linalg) -> Result<InverseFactor, Error> {
         config.validate()?;
         let Hessian { sum, cross, count } = self;
@@ -33,10 +36,12 @@ impl Hessian {
         let dead_columns = || (0..dead.len()).filter(|&c| dead[c]);
         dead_columns().for_each(|c| h[(c, c)] = 1.0);
         let perm = order::permutation(h.diag(), config.act_order, config.group_size);
-        let ordered = |a: Array2<f32>| match config.act_order {
-            ActOrder::Natural => a,
-            _ => a.select(Axis(0), &perm).select(Axis(1), &perm),
+        let reorder = |a: &mut Array2<f32>| {
+            if config.act_order != ActOrder::Natural {
+                order::reorder(a, &perm);
+            }
         };
+        reorder(&mut h);
 
         let cross = match cross {
             _ if config.gptaq_alpha == 0.0 => None,
@@ -45,12 +50,15 @@ impl Hessian {
                 check_finite("cross moment", d.view())?;
                 d *= factor;
                 dead_columns().for_each(|c| d.column_mut(c).fill(0.0));
-                Some(ordered(d))
+                reorder(&mut d);
+                Some(d)
             }
         };
-        let (u, damp) = damping::damp_and_factor(ordered(h), config.damping, linalg)?;
-        let p = cross.map(|d| gptaq::shift(&d, &u, config.gptaq_alpha, linalg));
-        Ok(InverseFactor { u, p, perm, dead, damp, made_for: *config })
+        let (diagonal, damp) = damping::damp_and_factor(&mut h, config.damping, linalg)?;
+        let mut made =
+            InverseFactor { u: h, diagonal, p: None, perm, dead, damp, made_for: *config };
+        made.p = cross.map(|d| gptaq::shift(&d, &made.upper(), config.gptaq_alpha, linalg));
+        Ok(made)
     }
 }
 
@@ -58,8 +66,10 @@ impl Hessian {
 /// for. One factor serves every linear that reads the same input.
 #[derive(Clone, Debug)]
 pub struct InverseFactor {
-    /// in × in, upper triangular, in processing order.
+    /// in × in, in processing order. U on and above the diagonal; below it, where U is zero, H.
     pub(crate) u: Array2<f32>,
+    /// The diagonal of the damped H, in processing order.
+    diagonal: Array1<f32>,
     /// in × in, strictly upper triangular, in processing order; see [`gptaq`].
     pub(crate) p: Option<Array2<f32>>,
     /// Processing position → original column.
@@ -86,9 +96,24 @@ impl InverseFactor {
         &self.perm
     }
 
-    /// U itself, in × in, rows and columns in processing order.
-    pub fn upper(&self) -> ArrayView2<'_, f32> {
-        self.u.view()
+    /// A copy of U, in × in with zeros below the diagonal, rows and columns in processing order.
+    pub fn upper(&self) -> Array2<f32> {
+        let mut u = self.u.clone();
+        for (i, mut row) in u.rows_mut().into_iter().enumerate() {
+            row.slice_mut(s![..i]).fill(0.0);
+        }
+        u
+    }
+
+    /// The lower triangle of the damped H for these columns, in processing order, with half of its
+    /// diagonal: a quadratic form of it is half that of H.
+    pub(crate) fn half_of_h(&self, columns: Range<usize>) -> Array2<f32> {
+        let mut half = self.u.slice(s![columns.clone(), columns.clone()]).to_owned();
+        for (i, mut row) in half.rows_mut().into_iter().enumerate() {
+            row[i] = self.diagonal[columns.start + i] / 2.0;
+            row.slice_mut(s![i + 1..]).fill(0.0);
+        }
+        half
     }
 
     /// GPTAQ's `P = alpha · striu(D Uᵀ) · U`, in × in, rows and columns in processing order; `None`
@@ -100,14 +125,6 @@ impl InverseFactor {
     /// How many inputs were zero on every token; their weights become zero.
     pub fn dead_columns(&self) -> usize {
         self.dead.iter().filter(|&&dead| dead).count()
-    }
-
-    /// Whether a layer with these settings may use this factor: order, damping and alpha are in it.
-    pub(crate) fn serves(&self, config: &QuantConfig) -> bool {
-        let made_for = &self.made_for;
-        config.damping == made_for.damping
-            && config.gptaq_alpha == made_for.gptaq_alpha
-            && same_order(config, made_for)
     }
 
     /// A factor is made for one setting; codes made with another would be silently worse.
@@ -126,6 +143,11 @@ impl InverseFactor {
         );
         Err(Error::Config { message })
     }
+}
+
+/// Whether layers with these settings may share a factor: order, damping and alpha are in it.
+pub(crate) fn shared(a: &QuantConfig, b: &QuantConfig) -> bool {
+    a.damping == b.damping && a.gptaq_alpha == b.gptaq_alpha && same_order(a, b)
 }
 
 fn same_order(a: &QuantConfig, b: &QuantConfig) -> bool {

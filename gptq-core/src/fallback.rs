@@ -23,7 +23,10 @@ use std::{fmt, str::FromStr};
 use ndarray::{ArrayView1, ArrayView2};
 
 use crate::{
-    Error, Grid, QuantConfig, QuantizedMatrix, grid::Range, round_to_nearest, rtn::round_to_grids,
+    Error, Grid, Portable, QuantConfig, QuantizedMatrix,
+    grid::{Range, RowGrids},
+    round_to_nearest,
+    rtn::round_to_grids,
 };
 
 /// How the range of a row in a group is chosen without inputs.
@@ -148,9 +151,9 @@ pub fn quantize_unseen(
     if strategy == FallbackStrategy::Rtn {
         return round_to_nearest(w, config);
     }
-    round_to_grids(w, config, |members, config| {
+    round_to_grids(w, config, &Portable, |members| {
         let row = |row: ArrayView1<'_, f32>| strategy.grid(&row.to_vec(), config);
-        members.columns().into_iter().map(row).collect()
+        RowGrids::new(members.columns().into_iter().map(row), config)
     })
 }
 

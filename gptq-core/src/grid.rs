@@ -6,7 +6,7 @@
 use half::f16;
 use ndarray::ArrayView2;
 
-use crate::{QuantConfig, ScaleDtype, grid_search::shrink_search};
+use crate::{Linalg, Loop, QuantConfig, ScaleDtype, grid_search::shrink_search};
 
 /// The quantization levels of one row in one group.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -129,22 +129,36 @@ fn round_scale(scale: f32, dtype: ScaleDtype) -> f32 {
     }
 }
 
+/// Grids of one group, one for each row of a layer: what lies side by side is read side by side.
+#[derive(Clone, Debug)]
+pub(crate) struct RowGrids {
+    pub(crate) scales: Vec<f32>,
+    pub(crate) zeros: Vec<f32>,
+    pub(crate) maxq: f32,
+}
+
+impl RowGrids {
+    pub(crate) fn new(grids: impl IntoIterator<Item = Grid>, config: &QuantConfig) -> Self {
+        let (scales, zeros) = grids.into_iter().map(|grid| (grid.scale, grid.zero)).unzip();
+        Self { scales, zeros, maxq: f32::from(config.bits.maxq()) }
+    }
+}
+
 /// Grids of one group for every row of a layer; `members` are the group's columns × rows.
-pub(crate) fn fit(members: ArrayView2<'_, f32>, config: &QuantConfig) -> Vec<Grid> {
+pub(crate) fn fit(
+    members: ArrayView2<'_, f32>,
+    config: &QuantConfig,
+    linalg: &dyn Linalg,
+) -> RowGrids {
     let mut min = vec![0f32; members.ncols()];
     let mut max = vec![0f32; members.ncols()];
-    for column in members.rows() {
-        for ((lo, hi), &x) in min.iter_mut().zip(&mut max).zip(column) {
-            *lo = lo.min(x);
-            *hi = hi.max(x);
-        }
-    }
+    linalg.run(Loop::extent(members, &mut min, &mut max));
     let ranges = min.iter().zip(&max).map(|(&lo, &hi)| Range::new(lo, hi, config.sym));
     match config.mse {
-        None => ranges.map(|range| range.grid(config)).collect(),
+        None => RowGrids::new(ranges.map(|range| range.grid(config)), config),
         Some(search) => {
             let ranges: Vec<Range> = ranges.collect();
-            shrink_search(members, &ranges, config, search)
+            shrink_search(members, &ranges, config, search, linalg)
         }
     }
 }

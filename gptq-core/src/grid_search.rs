@@ -3,73 +3,47 @@
 use ndarray::ArrayView2;
 
 use crate::{
-    Bits, Grid, GridSearch, QuantConfig,
-    grid::{Range, UNIT_STEPS},
+    Bits, GridSearch, Linalg, Loop, QuantConfig,
+    grid::{Range, RowGrids, UNIT_STEPS},
 };
 
 /// For each row of `members` (columns × rows), the grid with the smallest `Σ |q(x) − x|^norm` among
 /// those of its shrunken range; the first wins ties.
 ///
-/// Costs one division and one power per weight and candidate. Rows lie side by side, and all inner
-/// loops run over rows without branches, so that they become vector instructions.
+/// Costs two divisions and a power per weight and candidate.
 pub(crate) fn shrink_search(
     members: ArrayView2<'_, f32>,
     ranges: &[Range],
     config: &QuantConfig,
     search: GridSearch,
-) -> Vec<Grid> {
-    let mut best = Best {
-        grids: ranges.iter().map(|r| r.grid(config)).collect(),
-        errors: vec![f32::INFINITY; ranges.len()],
-        // Errors are measured in a power of two near the range: exact, and powers stay in reach.
-        units: ranges.iter().map(|r| power_of_two_above(r.max - r.min).recip()).collect(),
-        norm: search.norm,
+    linalg: &dyn Linalg,
+) -> RowGrids {
+    let mut best = RowGrids::new(ranges.iter().map(|r| r.grid(config)), config);
+    let mut least = vec![f32::INFINITY; ranges.len()];
+    // Errors are measured in a power of two near the range: exact, and powers stay in reach.
+    let units: Vec<f32> =
+        ranges.iter().map(|r| power_of_two_above(r.max - r.min).recip()).collect();
+    let mut challenge = |candidates: RowGrids| {
+        let mut errors = vec![0f32; ranges.len()];
+        linalg.run(Loop::misfit(members, &candidates, &units, search.norm, &mut errors));
+        for (r, &error) in errors.iter().enumerate() {
+            if error < least[r] {
+                least[r] = error;
+                (best.scales[r], best.zeros[r]) = (candidates.scales[r], candidates.zeros[r]);
+            }
+        }
     };
     let alternate = search.both_zeros && config.bits == Bits::B2 && !config.sym;
     for step in 0..(search.maxshrink * search.grid as f32) as u32 {
         // In f64, as the reference's Python computes it.
         let share = (1.0 - f64::from(step) / f64::from(search.grid)) as f32;
         let shrunk = || ranges.iter().map(|r| r.shrink(share));
-        best.challenge(members, shrunk().map(|r| r.grid(config)).collect());
+        challenge(RowGrids::new(shrunk().map(|r| r.grid(config)), config));
         if alternate {
-            best.challenge(members, shrunk().map(|r| r.other_grid(config)).collect());
+            challenge(RowGrids::new(shrunk().map(|r| r.other_grid(config)), config));
         }
     }
-    best.grids
-}
-
-/// The best grid of each row so far.
-struct Best {
-    grids: Vec<Grid>,
-    errors: Vec<f32>,
-    units: Vec<f32>,
-    norm: f32,
-}
-
-impl Best {
-    /// Takes over those candidates that err less.
-    fn challenge(&mut self, members: ArrayView2<'_, f32>, candidates: Vec<Grid>) {
-        let scales: Vec<f32> = candidates.iter().map(|g| g.scale).collect();
-        let zeros: Vec<f32> = candidates.iter().map(|g| g.zero).collect();
-        let maxq = candidates.first().map_or(0.0, |g| g.maxq);
-        let mut errors = vec![0f32; candidates.len()];
-        for column in members.rows() {
-            let column = column.to_slice().expect("rows of a row-major matrix");
-            for ((((error, &x), &scale), &zero), &unit) in
-                errors.iter_mut().zip(column).zip(&scales).zip(&zeros).zip(&self.units)
-            {
-                let q = Grid { scale, zero, maxq }.round(x);
-                *error += power((q - x).abs() * unit, self.norm);
-            }
-        }
-        for (((best, least), error), candidate) in
-            self.grids.iter_mut().zip(&mut self.errors).zip(errors).zip(candidates)
-        {
-            if error < *least {
-                (*best, *least) = (candidate, error);
-            }
-        }
-    }
+    best
 }
 
 /// A power of two that is at least `x` and less than four times as large.
@@ -82,7 +56,7 @@ fn power_of_two_above(x: f32) -> f32 {
 /// `x^y` for x ≥ 0, without branches; `y·log2(x)` is clamped to f32's exponents. Relatively within
 /// 3e-7 near x = 1, and 9e-8 more for each power of two away from it.
 #[inline(always)]
-fn power(x: f32, y: f32) -> f32 {
+pub(crate) fn power(x: f32, y: f32) -> f32 {
     exp2((y * log2(x)).clamp(-126.0, 126.0))
 }
 

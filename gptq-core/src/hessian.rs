@@ -1,6 +1,6 @@
 //! `H = 2/n · Xᵀ X`: what a layer's inputs say about how much each weight matters.
 
-use ndarray::{Array2, ArrayView2, linalg::general_mat_mul};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, linalg::general_mat_mul};
 
 use crate::Error;
 
@@ -132,13 +132,23 @@ impl Hessian {
 
 /// The whole of a scaled matrix whose upper triangle is known.
 pub(crate) fn symmetric(mut upper: Array2<f32>, factor: f32) -> Array2<f32> {
-    for i in 0..upper.nrows() {
-        for j in i..upper.ncols() {
-            let value = factor * upper[(i, j)];
-            (upper[(i, j)], upper[(j, i)]) = (value, value);
+    upper *= factor;
+    mirror(upper.view_mut());
+    upper
+}
+
+/// Copies the upper triangle to the lower one, block by block: a column of a wide matrix does not
+/// stay in any cache.
+pub(crate) fn mirror(mut a: ArrayViewMut2<'_, f32>) {
+    const BLOCK: usize = 64;
+    let n = a.nrows();
+    for top in (0..n).step_by(BLOCK) {
+        for left in (top..n).step_by(BLOCK) {
+            for i in top..n.min(top + BLOCK) {
+                (left.max(i)..n.min(left + BLOCK)).for_each(|j| a[(j, i)] = a[(i, j)]);
+            }
         }
     }
-    upper
 }
 
 fn check_square(what: &'static str, a: &Array2<f32>, n: usize) -> Result<(), Error> {

@@ -46,12 +46,15 @@ mod eora;
 mod error;
 mod factor;
 mod fallback;
+mod feedback;
 mod gptaq;
 mod grid;
 mod grid_search;
 mod groups;
 mod hessian;
 mod linalg;
+mod loops;
+mod loss;
 mod obq;
 mod obs;
 mod order;
@@ -78,18 +81,29 @@ pub use fallback::{FallbackStrategy, quantize_unseen};
 pub use grid::Grid;
 pub use hessian::Hessian;
 pub use linalg::{Linalg, Portable};
+pub use loops::Loop;
+pub use loss::layer_loss;
 pub use obq::{Order, obq};
 pub use obs::obs_prune;
 pub use quantized::QuantizedMatrix;
 pub use reference::Reference;
 pub use rtn::round_to_nearest;
 pub use solve::{Solved, solve, solve_stage, solve_with};
-pub use update::{layer_loss, quantize};
+pub use update::quantize;
 
 /// Refuses the first NaN or infinity.
 fn check_finite(what: &'static str, a: ndarray::ArrayView2<'_, f32>) -> Result<(), Error> {
-    match a.indexed_iter().find(|(_, v)| !v.is_finite()) {
-        Some(((row, column), &value)) => Err(Error::NotFinite { what, value, row, column }),
+    // Whole rows first: a loop that cannot stop early is several times as fast.
+    let damaged = |row: ndarray::ArrayView1<'_, f32>| {
+        row.iter().fold(false, |damaged, v| damaged | !v.is_finite())
+    };
+    let rows = || a.rows().into_iter().enumerate();
+    let Some((row, values)) = rows().find(|(_, values)| damaged(values.view())) else {
+        return Ok(());
+    };
+    let mut values = values.iter().copied().enumerate();
+    match values.find(|(_, v)| !v.is_finite()) {
+        Some((column, value)) => Err(Error::NotFinite { what, value, row, column }),
         None => Ok(()),
     }
 }

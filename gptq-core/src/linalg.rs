@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, linalg::general_mat_mul};
 
-use crate::{Error, cholesky};
+use crate::{Error, Loop, cholesky};
 
 /// What the solver needs from linear algebra. Implementations differ in speed, never in meaning.
 ///
@@ -19,11 +19,18 @@ pub trait Linalg: Sync {
         c: ArrayViewMut2<'_, f32>,
     );
 
-    /// Replaces a symmetric positive definite `h` (n × n, only the upper triangle is read) by the
-    /// upper triangular U with positive diagonal and `h⁻¹ = Uᵀ U`.
+    /// Runs one of the solver's inner loops, which bring their definition along. Worth overriding
+    /// with a call from a function compiled for the vector instructions of the CPU at hand.
+    fn run(&self, work: Loop<'_>) {
+        work.run();
+    }
+
+    /// Replaces the upper triangle of a symmetric positive definite `h` (n × n) by the upper
+    /// triangular U with positive diagonal and `h⁻¹ = Uᵀ U`. What lies below the diagonal is
+    /// neither read nor written.
     ///
     /// # Errors
-    /// [`Error::NonPositivePivot`] names the column; `h` is then undefined.
+    /// [`Error::NonPositivePivot`] names the column; the upper triangle is then undefined.
     ///
     /// Costs 2/3 n³ flops.
     fn inverse_factor(&self, h: &mut Array2<f32>) -> Result<(), Error> {

@@ -2,7 +2,8 @@
 
 use std::cmp::Ordering;
 
-use ndarray::ArrayView1;
+use ndarray::{Array2, ArrayView1, Axis, s};
+use rayon::prelude::*;
 
 use crate::{ActOrder, GroupSize, QuantConfig};
 
@@ -46,6 +47,31 @@ pub(crate) fn group_of_position(perm: &[usize], config: &QuantConfig) -> Vec<u32
     perm.iter().enumerate().map(group).collect()
 }
 
+/// `a[order, order]`, without a second matrix.
+pub(crate) fn reorder(a: &mut Array2<f32>, order: &[usize]) {
+    // Along each cycle of the permutation, rows move up; the first waits outside.
+    let mut placed = vec![false; order.len()];
+    for first in 0..order.len() {
+        let waiting = a.row(first).to_owned();
+        let mut at = first;
+        while !std::mem::replace(&mut placed[at], true) {
+            let from = order[at];
+            if from == first {
+                a.row_mut(at).assign(&waiting);
+            } else {
+                let (mut to, row) = a.multi_slice_mut((s![at, ..], s![from, ..]));
+                to.assign(&row);
+            }
+            at = from;
+        }
+    }
+    let rows: Vec<_> = a.axis_iter_mut(Axis(0)).collect();
+    rows.into_par_iter().for_each(|mut row| {
+        let stored = row.to_owned();
+        row.iter_mut().zip(order).for_each(|(to, &column)| *to = stored[column]);
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroUsize;
@@ -64,5 +90,22 @@ mod tests {
         let config = QuantConfig { group_size: size, ..Default::default() };
         let groups = group_of_position(&perm, &config);
         assert_eq!(groups, [2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0, 3, 3]);
+    }
+
+    #[test]
+    fn reordering_in_place_is_selecting() {
+        let a = Array2::from_shape_fn((9, 9), |(i, j)| (10 * i + j) as f32);
+        for step in [1, 2, 4, 5, 7, 8] {
+            for shift in 0..9 {
+                let order: Vec<usize> = (0..9).map(|i| (step * i + shift) % 9).collect();
+                let mut b = a.clone();
+                reorder(&mut b, &order);
+                assert_eq!(b, a.select(Axis(0), &order).select(Axis(1), &order));
+            }
+        }
+        // Two cycles, and one that stays.
+        let (order, mut b) = ([3, 2, 1, 0, 4, 6, 7, 8, 5], a.clone());
+        reorder(&mut b, &order);
+        assert_eq!(b, a.select(Axis(0), &order).select(Axis(1), &order));
     }
 }

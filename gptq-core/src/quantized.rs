@@ -1,6 +1,7 @@
 //! The result: integer codes, and the grids that give them meaning.
 
 use ndarray::{Array2, Zip};
+use rayon::prelude::*;
 
 use crate::Bits;
 
@@ -39,7 +40,8 @@ impl QuantizedMatrix {
     /// The weights the codes stand for, out × in, in the original column order.
     pub fn dequantize(&self) -> Array2<f32> {
         let mut w = Array2::zeros(self.codes.dim());
-        for (r, mut row) in w.outer_iter_mut().enumerate() {
+        let rows: Vec<_> = w.outer_iter_mut().enumerate().collect();
+        rows.into_par_iter().for_each(|(r, mut row)| {
             let (scales, zeros) = (self.scales.row(r), self.zeros.row(r));
             Zip::from(&mut row).and(self.codes.row(r)).and(&self.g_idx[..]).for_each(
                 |w, &code, &g| {
@@ -47,7 +49,7 @@ impl QuantizedMatrix {
                     *w = scales[g] * (f32::from(code) - f32::from(zeros[g]));
                 },
             );
-        }
+        });
         w
     }
 }

@@ -5,7 +5,10 @@ use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 
 use crate::{
-    Error, Grid, QuantConfig, QuantizedMatrix, check_finite, grid, tile, update::check_scales,
+    Error, Linalg, Loop, Portable, QuantConfig, QuantizedMatrix, check_finite,
+    grid::{self, RowGrids},
+    tile,
+    update::check_scales,
 };
 
 /// Quantizes `w` (out × in) with the grids of [`crate::quantize`] and no error feedback. Groups are
@@ -27,7 +30,16 @@ pub fn round_to_nearest(
     w: ArrayView2<'_, f32>,
     config: &QuantConfig,
 ) -> Result<QuantizedMatrix, Error> {
-    round_to_grids(w, config, grid::fit)
+    nearest(w, config, &Portable)
+}
+
+/// [`round_to_nearest`] with the loops of `linalg`.
+pub(crate) fn nearest(
+    w: ArrayView2<'_, f32>,
+    config: &QuantConfig,
+    linalg: &dyn Linalg,
+) -> Result<QuantizedMatrix, Error> {
+    round_to_grids(w, config, linalg, |members| grid::fit(members, config, linalg))
 }
 
 /// Rounds every weight on its own to the grids that `fit` gives for a group, from the group's
@@ -35,7 +47,8 @@ pub fn round_to_nearest(
 pub(crate) fn round_to_grids(
     w: ArrayView2<'_, f32>,
     config: &QuantConfig,
-    fit: impl Fn(ArrayView2<'_, f32>, &QuantConfig) -> Vec<Grid> + Sync,
+    linalg: &dyn Linalg,
+    fit: impl Fn(ArrayView2<'_, f32>) -> RowGrids + Sync,
 ) -> Result<QuantizedMatrix, Error> {
     config.validate()?;
     check_finite("weight", w)?;
@@ -49,19 +62,23 @@ pub(crate) fn round_to_grids(
         zeros: Array2::zeros((out_features, groups)),
         g_idx: (0..in_features).map(|c| (c / size) as u32).collect(),
     };
+    let order: Vec<usize> = (0..in_features).collect();
     tile::cut(w, &mut result).into_par_iter().for_each(|(w, mut out)| {
-        let tile = tile::columns(w);
+        let tile = tile::columns(w, &order);
+        let mut codes = Array2::zeros(tile.dim());
+        let mut levels = vec![0f32; w.nrows()];
         for g in 0..groups {
             let members = g * size..((g + 1) * size).min(in_features);
-            let grids = fit(tile.slice(s![members.clone(), ..]), config);
-            for (r, grid) in grids.into_iter().enumerate() {
-                out.scales[(r, g)] = grid.scale;
-                out.zeros[(r, g)] = grid.zero as u8;
-                for c in members.clone() {
-                    out.codes[(r, c)] = grid.encode(w[(r, c)]) as u8;
-                }
+            let grids = fit(tile.slice(s![members.clone(), ..]));
+            out.put_grids(g, &grids);
+            for c in members {
+                let (column, mut codes) = (tile.row(c), codes.row_mut(c));
+                let column = column.to_slice().expect("rows of a fresh array");
+                let codes = codes.as_slice_mut().expect("rows of a fresh array");
+                linalg.run(Loop::round(column, &grids, codes, &mut levels));
             }
         }
+        out.put_codes(&codes, &order);
     });
     check_scales(&result)?;
     Ok(result)

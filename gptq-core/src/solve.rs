@@ -4,7 +4,7 @@ use ndarray::ArrayView2;
 
 use crate::{
     DampOutcome, Error, Hessian, InverseFactor, Linalg, QuantConfig, QuantizedMatrix, SolveJob,
-    layer_loss, quantize, round_to_nearest,
+    factor, loss, quantize,
 };
 
 /// A quantized layer and the figures a report needs.
@@ -33,11 +33,10 @@ pub fn solve_with(
     linalg: &dyn Linalg,
 ) -> Result<Solved, Error> {
     let (quantized, loss) = quantize(w, factor, config, linalg)?;
-    let nearest = round_to_nearest(w, config)?.dequantize();
     Ok(Solved {
         quantized,
         loss,
-        rtn_loss: layer_loss(w, nearest.view(), factor, linalg)?,
+        rtn_loss: loss::rtn_loss(w, factor, config, linalg)?,
         damp: factor.damp(),
         dead_columns: factor.dead_columns(),
     })
@@ -73,23 +72,28 @@ pub fn solve(
 ///
 /// # Errors
 /// As [`solve`], at the first job that fails.
+///
+/// Memory: the Hessian, which the last factor replaces, and with factors that differ a second
+/// matrix of its size.
 pub fn solve_stage(
     hessian: Hessian,
     jobs: &[SolveJob<'_>],
     linalg: &dyn Linalg,
 ) -> Result<Vec<Solved>, Error> {
-    let mut factors: Vec<InverseFactor> = Vec::new();
-    let mut results = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        let made = factors.iter().position(|factor| factor.serves(job.config));
-        let index = match made {
-            Some(index) => index,
-            None => {
-                factors.push(hessian.clone().finish(job.config, linalg)?);
-                factors.len() - 1
-            }
-        };
-        results.push(solve_with(job.weight, &factors[index], job.config, linalg)?);
+    let mut hessian = Some(hessian);
+    let mut results: Vec<Option<Solved>> = jobs.iter().map(|_| None).collect();
+    while let Some(first) = results.iter().position(Option::is_none) {
+        let config = jobs[first].config;
+        let waiting: Vec<usize> = (first..jobs.len()).filter(|&i| results[i].is_none()).collect();
+        let (turn, rest): (Vec<usize>, Vec<usize>) =
+            waiting.into_iter().partition(|&i| factor::shared(jobs[i].config, config));
+        // The last factor takes the Hessian's place in memory.
+        let needed_again = hessian.as_ref().filter(|_| !rest.is_empty()).cloned();
+        let Some(consumed) = std::mem::replace(&mut hessian, needed_again) else { break };
+        let made = consumed.finish(config, linalg)?;
+        for i in turn {
+            results[i] = Some(solve_with(jobs[i].weight, &made, jobs[i].config, linalg)?);
+        }
     }
-    Ok(results)
+    Ok(results.into_iter().flatten().collect())
 }

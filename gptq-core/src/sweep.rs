@@ -16,53 +16,35 @@
 //! FOEM     w −= β (w − w0)   before rounding,          drawn back to where it began
 //!          e = ((w − q) − β (w − w0)) / d
 //! ```
+//!
+//! Nothing is owed to a column before it is rounded, so errors are spread as late as is cheapest:
+//! over the rest of a strip at once, over the rest of a block at the end of each strip, both term
+//! by term; and over what is behind a block as one product, the reference's lazy update.
 
 use std::ops::Range;
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, Zip, concatenate, s};
+use ndarray::{Array2, ArrayView2, Axis, Zip, concatenate, s};
 
-use crate::Linalg;
+use crate::{
+    feedback::{Feedback, slice},
+    loops::Loop,
+};
 
-/// What columns owe to those behind them.
-pub(crate) struct Feedback<'a> {
-    /// Upper factor of H⁻¹, in processing order.
-    pub(crate) u: ArrayView2<'a, f32>,
-    /// GPTAQ's shift, strictly upper triangular.
-    pub(crate) p: Option<ArrayView2<'a, f32>>,
-    /// FOEM's share; 0 is GPTQ.
-    pub(crate) beta: f32,
-    pub(crate) linalg: &'a dyn Linalg,
-}
-
-impl Feedback<'_> {
-    /// Pays columns `to` (× rows, in `w`) what closed columns `from` owe them: the reference's lazy
-    /// update. GPTAQ's part is that of the rounded weights here, of the weights before rounding
-    /// inside a block.
-    fn pay(
-        &self,
-        from: Range<usize>,
-        errors: ArrayView2<'_, f32>,
-        closed: ArrayView2<'_, f32>,
-        to: Range<usize>,
-        mut w: ArrayViewMut2<'_, f32>,
-    ) {
-        let owed = s![from, to];
-        self.linalg.gemm(-1.0, self.u.slice(owed).t(), errors, w.view_mut());
-        if let Some(p) = &self.p {
-            self.linalg.gemm(1.0, p.slice(owed).t(), closed, w);
-        }
-    }
-}
+/// Columns per strip. Any number gives the same bits; errors of a strip should fit the nearest
+/// cache.
+const STRIP: usize = 16;
 
 /// What can be seen of a tile when the loop has reached a column.
 pub(crate) struct Open<'a, 'f> {
     /// The column, in processing order.
     pub(crate) column: usize,
-    /// Where the current block begins.
+    /// Where the current block begins, and the current strip in it.
     start: usize,
+    strip: Range<usize>,
     /// in × rows, as of `start`.
     tile: &'a Array2<f32>,
-    /// The block's columns × rows: rounded before `column`, up to date from there on.
+    /// The block's columns × rows as they were when they were rounded; up to date from `column` to
+    /// the end of the strip; without what the strip owes behind it.
     block: &'a Array2<f32>,
     /// The block's errors × rows, up to `column`.
     errors: &'a Array2<f32>,
@@ -81,21 +63,24 @@ impl Open<'_, '_> {
         self.tile.slice(s![self.column..self.column + size, ..])
     }
 
-    /// The next `size` columns × rows with all that is owed to them by now. Those in later blocks
-    /// are paid in advance, on a copy.
+    /// The next `size` columns × rows with all that is owed to them by now. What is owed behind the
+    /// strip is paid in advance, on a copy.
     pub(crate) fn fresh(&self, size: usize) -> Array2<f32> {
-        let done = self.column - self.start;
-        let end = self.start + self.block.nrows();
-        let inside = self.block.slice(s![done..self.block.nrows().min(done + size), ..]);
-        let behind = end..end.max(self.column + size);
+        let (last, end) = (self.column + size, self.start + self.block.nrows());
+        let of_block = |a: &Range<usize>| s![a.start - self.start..a.end - self.start, ..];
+        let closed = |from: &Range<usize>| {
+            (self.errors.slice(of_block(from)), self.block.slice(of_block(from)))
+        };
+        let mut inside = self.block.slice(of_block(&(self.column..last.min(end)))).to_owned();
+        let behind = self.strip.end.min(last)..last.min(end);
+        let owing = self.strip.start..self.column;
+        let late = inside.slice_mut(s![behind.start - self.column.., ..]);
+        self.feedback.spread(owing.clone(), closed(&owing), behind, late);
+
+        let behind = end..end.max(last);
         let mut outside = self.tile.slice(s![behind.clone(), ..]).to_owned();
-        self.feedback.pay(
-            self.start..self.column,
-            self.errors.slice(s![..done, ..]),
-            self.block.slice(s![..done, ..]),
-            behind,
-            outside.view_mut(),
-        );
+        let owing = self.start..self.column;
+        self.feedback.pay(owing.clone(), closed(&owing), behind, outside.view_mut());
         concatenate![Axis(0), inside, outside]
     }
 }
@@ -109,9 +94,9 @@ pub(crate) fn sweep(
     mut choose: impl FnMut(&Open<'_, '_>, &mut [f32]),
 ) -> f64 {
     let (n, rows) = tile.dim();
-    let (u, p, beta) = (feedback.u, feedback.p, feedback.beta);
+    let (u, beta, linalg) = (feedback.u, feedback.beta, feedback.linalg);
     let original = (beta != 0.0).then(|| tile.clone());
-    let mut loss = 0.0;
+    let mut losses = vec![0f64; rows];
     let mut q = vec![0f32; rows];
     for start in (0..n).step_by(block_size) {
         let end = (start + block_size).min(n);
@@ -119,48 +104,59 @@ pub(crate) fn sweep(
         // chooses a group's grid from there.
         let mut block = tile.slice(s![start..end, ..]).to_owned();
         let mut errors = Array2::<f32>::zeros((end - start, rows));
-        for c in start..end {
-            if let Some(original) = &original
-                && c > start
-            {
-                Zip::from(block.row_mut(c - start))
-                    .and(original.row(c))
-                    .for_each(|w, w0| *w -= beta * (*w - w0));
-            }
-            let open = Open { column: c, start, tile, block: &block, errors: &errors, feedback };
-            choose(&open, &mut q);
+        for first in (start..end).step_by(STRIP) {
+            let strip = first..(first + STRIP).min(end);
+            for c in strip.clone() {
+                let drawn = original.as_ref().map(|original| original.row(c));
+                if let Some(w0) = drawn.filter(|_| c > start) {
+                    Zip::from(block.row_mut(c - start))
+                        .and(w0)
+                        .for_each(|w, w0| *w -= beta * (*w - w0));
+                }
+                let strip = strip.clone();
+                let open = Open {
+                    column: c,
+                    start,
+                    strip,
+                    tile,
+                    block: &block,
+                    errors: &errors,
+                    feedback,
+                };
+                choose(&open, &mut q);
 
-            let (mut current, mut behind) = block.view_mut().split_at(Axis(0), c - start + 1);
-            let w = current.row_mut(c - start).into_slice().expect("rows of a fresh array");
-            let mut e = errors.row_mut(c - start);
-            let e = e.as_slice_mut().expect("rows of a fresh array");
-            let pivot = u[(c, c)];
-            for (e, (w, q)) in e.iter_mut().zip(w.iter().zip(&q)) {
-                *e = (w - q) / pivot;
-                loss += f64::from(*e) * f64::from(*e);
-            }
-            if let Some(original) = &original {
-                for (e, (w, (q, w0))) in
-                    e.iter_mut().zip(w.iter().zip(q.iter().zip(original.row(c))))
-                {
-                    *e = ((w - q) - beta * (w - w0)) / pivot;
+                let w = block.slice(s![c - start..=c - start, ..]);
+                let mut e = errors.row_mut(c - start);
+                let to = e.as_slice_mut().expect("rows of a fresh array");
+                linalg.run(Loop::errors(slice(w), &q, u[(c, c)], to, &mut losses));
+                if let Some(w0) = drawn {
+                    Zip::from(&mut e).and(w.row(0)).and(&q).and(w0).for_each(|e, w, q, w0| {
+                        *e = ((w - q) - beta * (w - w0)) / u[(c, c)];
+                    });
                 }
+                owe(feedback, start, c..c + 1, c + 1..first + STRIP, &errors, &mut block);
             }
-            for (k, mut open) in (c + 1..end).zip(behind.rows_mut()) {
-                let u = u[(c, k)];
-                match p {
-                    None => open.iter_mut().zip(&*e).for_each(|(x, e)| *x -= e * u),
-                    Some(p) => {
-                        let p = p[(c, k)];
-                        let owed = e.iter().zip(&*w).map(|(e, w)| e * u - w * p);
-                        open.iter_mut().zip(owed).for_each(|(x, owed)| *x -= owed);
-                    }
-                }
-            }
-            w.iter_mut().zip(&*e).for_each(|(w, e)| *w -= e * pivot);
+            owe(feedback, start, strip.clone(), strip.end..end, &errors, &mut block);
         }
         let behind = tile.slice_mut(s![end.., ..]);
-        feedback.pay(start..end, errors.view(), block.view(), end..n, behind);
+        feedback.pay(start..end, (errors.view(), block.view()), end..n, behind);
     }
-    loss / 2.0
+    losses.iter().sum::<f64>() / 2.0
+}
+
+/// Columns `from` of the block at `start` pay columns `to` of it, as far as there are any.
+fn owe(
+    feedback: &Feedback<'_>,
+    start: usize,
+    from: Range<usize>,
+    to: Range<usize>,
+    errors: &Array2<f32>,
+    block: &mut Array2<f32>,
+) {
+    let to = to.start..to.end.min(start + block.nrows());
+    let (closed, mut open) = block.view_mut().split_at(Axis(0), to.start - start);
+    let closed = closed.slice(s![from.start - start..from.end - start, ..]);
+    let errors = errors.slice(s![from.start - start..from.end - start, ..]);
+    let open = open.slice_mut(s![..to.len(), ..]);
+    feedback.spread(from, (errors, closed), to, open);
 }

@@ -2,17 +2,40 @@
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 
-use crate::{InverseFactor, QuantizedMatrix};
+use crate::{InverseFactor, QuantizedMatrix, grid::RowGrids};
 
 /// Rows per tile. Rows are independent given U, so tiles go to threads; fixed, so that results do
-/// not depend on how many there are.
-pub(crate) const ROWS: usize = 64;
+/// not depend on how many there are. Fewer would spend more time on laying out U for products,
+/// more would leave the caches.
+pub(crate) const ROWS: usize = 128;
 
 /// Where a tile's codes, scales and zeros go: its rows of the result.
 pub(crate) struct TileOut<'a> {
-    pub(crate) codes: ArrayViewMut2<'a, u8>,
-    pub(crate) scales: ArrayViewMut2<'a, f32>,
-    pub(crate) zeros: ArrayViewMut2<'a, u8>,
+    codes: ArrayViewMut2<'a, u8>,
+    scales: ArrayViewMut2<'a, f32>,
+    zeros: ArrayViewMut2<'a, u8>,
+}
+
+impl TileOut<'_> {
+    /// Grids of a group.
+    pub(crate) fn put_grids(&mut self, group: usize, grids: &RowGrids) {
+        for (r, (&scale, &zero)) in grids.scales.iter().zip(&grids.zeros).enumerate() {
+            self.scales[(r, group)] = scale;
+            self.zeros[(r, group)] = zero as u8;
+        }
+    }
+
+    /// Codes (in × rows); row p of them is column `order[p]` of the layer.
+    pub(crate) fn put_codes(&mut self, codes: &Array2<u8>, order: &[usize]) {
+        let rows = codes.ncols();
+        let codes = codes.as_slice().expect("a fresh array is contiguous");
+        for (r, mut row) in self.codes.rows_mut().into_iter().enumerate() {
+            let row = row.as_slice_mut().expect("rows of a row-major matrix");
+            for (p, &column) in order.iter().enumerate() {
+                row[column] = codes[p * rows + r];
+            }
+        }
+    }
 }
 
 /// Cuts a layer and its result into tiles.
@@ -30,14 +53,22 @@ pub(crate) fn cut<'a>(
         .collect()
 }
 
-/// Rows of `w` as columns, so that a column of weights is contiguous: in × rows.
-pub(crate) fn columns(w: ArrayView2<'_, f32>) -> Array2<f32> {
-    w.t().as_standard_layout().into_owned()
-}
-
-/// The same, in processing order.
-pub(crate) fn processing_order(w: ArrayView2<'_, f32>, factor: &InverseFactor) -> Array2<f32> {
-    Array2::from_shape_fn((w.ncols(), w.nrows()), |(p, r)| w[(r, factor.perm[p])])
+/// Rows of `w` as columns, so that a column of weights is contiguous: in × rows. Row p of it is
+/// column `order[p]` of `w`.
+pub(crate) fn columns(w: ArrayView2<'_, f32>, order: &[usize]) -> Array2<f32> {
+    /// Rows read side by side: those whose weights of one column fill a cache line.
+    const LINE: usize = 16;
+    let rows = w.nrows();
+    let mut tile = Array2::zeros((order.len(), rows));
+    let to = tile.as_slice_mut().expect("a fresh array is contiguous");
+    for first in (0..rows).step_by(LINE) {
+        let w = w.slice(s![first..(first + LINE).min(rows), ..]);
+        for (p, &column) in order.iter().enumerate() {
+            let to = &mut to[p * rows + first..][..w.nrows()];
+            to.iter_mut().zip(w.column(column)).for_each(|(to, w)| *to = *w);
+        }
+    }
+    tile
 }
 
 /// Inputs that never fire get zero weights.

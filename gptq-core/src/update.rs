@@ -1,21 +1,19 @@
-//! A layer and its factor, tile by tile through the column loop: to quantize, and to measure.
+//! A layer and its factor, tile by tile through the column loop.
 
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use crate::{
-    Error, InverseFactor, Linalg, QuantConfig, QuantizedMatrix, check_finite,
+    Error, InverseFactor, Linalg, Loop, QuantConfig, QuantizedMatrix, check_finite,
+    feedback::Feedback,
     groups::Grids,
     order,
-    sweep::{Feedback, sweep},
-    tile::{self, kill_dead_columns, processing_order},
+    sweep::sweep,
+    tile::{self, kill_dead_columns},
 };
 
-/// Columns per lazy update where codes are given: any number measures the same loss.
-const MEASURE_BLOCK: usize = 64;
-
 /// Quantizes `w` (out × in) column by column, and returns `½ Σ ((w − q) / d)²` over the layer: its
-/// loss as [`layer_loss`] measures it, unless GPTAQ or FOEM moved the weights it aimed at.
+/// loss as [`crate::layer_loss`] measures it, unless GPTAQ or FOEM moved the weights it aimed at.
 ///
 /// # Errors
 /// [`Error::Shape`] if the factor belongs to another width, [`Error::Config`] if it was ordered for
@@ -23,7 +21,7 @@ const MEASURE_BLOCK: usize = 64;
 /// precision cannot hold a scale.
 ///
 /// Costs out · in² multiply-adds on the caller's rayon pool. Memory beyond the result: one f32 copy
-/// of 64 rows per thread.
+/// of 128 rows per thread.
 pub fn quantize(
     w: ArrayView2<'_, f32>,
     factor: &InverseFactor,
@@ -48,66 +46,28 @@ pub fn quantize(
     let losses: Vec<f64> = tile::cut(w, &mut result)
         .into_par_iter()
         .map(|(w, mut out)| {
-            let mut tile = processing_order(w, factor);
-            let mut grids = Grids::prepare(&tile, &groups, config);
+            let mut tile = tile::columns(w, &factor.perm);
+            let mut grids = Grids::prepare(&tile, &groups, config, linalg);
             kill_dead_columns(&mut tile, factor);
             grids.fix_static(&tile);
             let feedback =
                 Feedback { u: factor.u.view(), p: factor.shift(), beta: config.foem_beta, linalg };
-            sweep(&mut tile, &feedback, config.block_size.get(), |open, q| {
-                let (c, grids) = (open.column, grids.at(open));
-                let column = factor.perm[c];
-                for (row, (grid, (w, q))) in
-                    grids.iter().zip(open.weights().iter().zip(q)).enumerate()
-                {
-                    let code = grid.encode(*w);
-                    out.codes[(row, column)] = code as u8;
-                    out.scales[(row, groups[c] as usize)] = grid.scale;
-                    out.zeros[(row, groups[c] as usize)] = grid.zero as u8;
-                    *q = grid.decode(code);
-                }
-            })
+            let mut codes = Array2::zeros(tile.dim());
+            let loss = sweep(&mut tile, &feedback, config.block_size.get(), |open, q| {
+                let mut codes = codes.row_mut(open.column);
+                let codes = codes.as_slice_mut().expect("rows of a fresh array");
+                linalg.run(Loop::round(open.weights(), grids.at(open), codes, q));
+            });
+            out.put_codes(&codes, &factor.perm);
+            grids.chosen().for_each(|(group, grids)| out.put_grids(group, grids));
+            loss
         })
         .collect();
     check_scales(&result)?;
     Ok((result, losses.iter().sum()))
 }
 
-/// The loss of any approximation `q` (out × in) of `w`: `½ tr((W − Q) H (W − Q)ᵀ)` for the damped
-/// H of the factor.
-///
-/// # Errors
-/// As [`quantize`].
-///
-/// Costs as much as quantizing.
-pub fn layer_loss(
-    w: ArrayView2<'_, f32>,
-    q: ArrayView2<'_, f32>,
-    factor: &InverseFactor,
-    linalg: &dyn Linalg,
-) -> Result<f64, Error> {
-    check_operands(w, factor)?;
-    check_operands(q, factor)?;
-    let rows: Vec<usize> = (0..w.nrows()).step_by(tile::ROWS).collect();
-    let losses: Vec<f64> = rows
-        .into_par_iter()
-        .map(|start| {
-            let rows = start..(start + tile::ROWS).min(w.nrows());
-            let mut tile = processing_order(w.slice(s![rows.clone(), ..]), factor);
-            kill_dead_columns(&mut tile, factor);
-            let mut given = processing_order(q.slice(s![rows, ..]), factor);
-            // What meets an input that never fires costs nothing.
-            kill_dead_columns(&mut given, factor);
-            let feedback = Feedback { u: factor.u.view(), p: None, beta: 0.0, linalg };
-            sweep(&mut tile, &feedback, MEASURE_BLOCK, |open, q| {
-                q.copy_from_slice(given.row(open.column).as_slice().expect("a fresh array"));
-            })
-        })
-        .collect();
-    Ok(losses.iter().sum())
-}
-
-fn check_operands(w: ArrayView2<'_, f32>, factor: &InverseFactor) -> Result<(), Error> {
+pub(crate) fn check_operands(w: ArrayView2<'_, f32>, factor: &InverseFactor) -> Result<(), Error> {
     let expected = [w.nrows(), factor.in_features()];
     if w.ncols() != expected[1] {
         return Err(Error::Shape { what: "weight", found: [w.nrows(), w.ncols()], expected });

@@ -2,7 +2,8 @@
 //!
 //! | operation                        | file                   | plain twin                       |
 //! |----------------------------------|------------------------|----------------------------------|
-//! | product of dense matrices        | `cpu/gemm.rs`          | `gptq_core::Portable`            |
+//! | product of dense matrices        | `cpu/gemm/`            | `gptq_core::Portable`            |
+//! | the same with factors of bf16    | `cpu/bf16/`            | `gptq_core::Reference`, rounded  |
 //! | `linear`                         | `cpu/linear.rs`        | `gptq_core::Reference`           |
 //! | `accumulate_gram`                | `cpu/gram.rs`          | `gptq_core::Reference`           |
 //! | `attention`                      | `cpu/attention.rs`     | `gptq_core::Reference`           |
@@ -10,9 +11,10 @@
 //! | RoPE                             | `cpu/rope.rs`          | `gptq_core::Reference`           |
 //! | activations, alone and as gates  | `cpu/pointwise.rs`     | `gptq_core::Reference`           |
 //! | sums, rows and columns by index  | `cpu/rows.rs`          | `gptq_core::Reference`           |
-//! | repack for this machine          | `cpu/prepare.rs`       | `gptq_pack::PackedLinear`        |
-//! | packed weights × one token       | `cpu/packed_matvec.rs` | `gptq_core::Reference`           |
-//! | packed weights × many tokens     | `cpu/packed_matmul.rs` | `gptq_core::Reference`           |
+//! | attention of one token           | `cpu/one_query.rs`     | `gptq_core::Reference`           |
+//! | prepared linears                 | `cpu/packed/`          | `gptq_core::Reference`           |
+//!
+//! [`measure`] says what the machine can do at most.
 //!
 //! Instruction sets are chosen at run time, once, when a [`CpuBackend`] is made; one binary serves
 //! every x86-64, and other CPUs take the scalar path. Work is split into tiles of fixed size on the
@@ -33,5 +35,6 @@
 //! ```
 
 mod cpu;
+pub mod measure;
 
 pub use cpu::{CpuBackend, CpuPacked, Isa, Precision};

@@ -149,6 +149,7 @@ fn same_bytes_at_any_thread_count() {
         softcap: Some(2.0),
         window: Window::Sliding(70),
         keys: 200,
+        texts: 1,
     };
     // Many rows come back to the same ones.
     let targets: Vec<u32> = (0..200).map(|i| i % 7).collect();

@@ -72,7 +72,7 @@ proptest! {
         let (heads, keys, seed) = (kv_heads * queries_per_head, past + tokens, u32::from(seed));
         let scale = 1.0 / (head_dim as f32).sqrt();
         let shape =
-            AttentionShape { heads, kv_heads, head_dim, value_dim, scale, softcap, window, keys };
+            AttentionShape { heads, kv_heads, head_dim, value_dim, scale, softcap, window, keys, texts: 1 };
         let q = values(tokens, heads * head_dim, seed) * 2.0;
         // A cache has room beyond the keys in use.
         let k = values(keys + 3, kv_heads * head_dim, seed + 1) * 2.0;

@@ -31,6 +31,7 @@ fn shape(heads: usize, head_dim: usize, value_dim: usize, keys: usize) -> Attent
         softcap: None,
         window: Window::Full,
         keys,
+        texts: 1,
     }
 }
 
@@ -85,7 +86,7 @@ proptest! {
         let window = [Window::Full, Window::Sliding(n), Window::Chunked(n)][kind];
         let scale = 0.7;
         let shape =
-            AttentionShape { heads, kv_heads, head_dim, value_dim, scale, softcap, window, keys };
+            AttentionShape { heads, kv_heads, head_dim, value_dim, scale, softcap, window, keys, texts: 1 };
         let q = values(tokens, heads * head_dim, seed) * 2.0;
         let k = values(keys, kv_heads * head_dim, seed + 1) * 2.0;
         let v = values(keys, kv_heads * value_dim, seed + 2);

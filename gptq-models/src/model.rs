@@ -22,8 +22,9 @@ pub struct Model<B: PackedBackend> {
     /// By block, then by stage.
     blocks: Vec<Vec<StageWeights<B>>>,
     finish: FinishWeights<B::Tensor>,
-    /// `None` if the embedding serves.
-    head: Option<Linear<B>>,
+    head: Linear<B>,
+    /// Whether the head is the embedding, in another layout.
+    tied: bool,
 }
 
 /// Keys and values of the tokens a generation has seen.
@@ -47,8 +48,8 @@ impl<B: Backend> KvCache<B> {
 }
 
 impl<B: PackedBackend> Model<B> {
-    /// Loads every weight of a checkpoint, dense or packed in any format. Dense weights take four
-    /// bytes each. Formats other than `gptq` and `gptq_v2` are repacked in memory, layer by layer.
+    /// Loads every weight of a checkpoint, dense or packed in any format. The embedding takes four
+    /// bytes per weight, linears what the backend makes of them. Formats other than `gptq` and `gptq_v2` are repacked in memory, layer by layer.
     ///
     /// # Errors
     /// [`Error::ZeroPoints`] if the data contradict `checkpoint_format`;
@@ -70,16 +71,39 @@ impl<B: PackedBackend> Model<B> {
         let embed = loader.embed()?;
         let blocks = arch.graph.blocks.iter();
         let blocks = blocks
-            .map(|block| block.stages.iter().map(|stage| loader.stage(stage)).collect())
+            .map(|block| block.stages.iter().map(|stage| loader.prepared(stage)).collect())
             .collect::<Result<_, Error>>()?;
         let finish = loader.finish()?;
-        let head = loader.head()?;
-        Ok(Self { blocks, embed, finish, head, arch, backend })
+        let own = loader.head()?;
+        let tied = own.is_none();
+        let head = match own {
+            Some(head) => head,
+            None => {
+                let table = backend.download(&embed.table)?;
+                Linear::Packed(backend.prepare_dense(table.view(), None)?)
+            }
+        };
+        Ok(Self { blocks, embed, finish, head, tied, arch, backend })
     }
 
     /// The model's numbers.
     pub fn config(&self) -> &ModelConfig {
         &self.arch.config
+    }
+
+    /// The backend it runs on.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Bytes of the weights of linears, the head included: what one token reads, if no experts
+    /// are skipped.
+    pub fn linear_bytes(&self) -> u64 {
+        let stages = self.blocks.iter().flatten();
+        let linears =
+            stages.flat_map(|stage| stage.linears.iter().chain(stage.experts.iter().flatten()));
+        let packed = linears.chain([&self.head]).filter_map(Linear::packed);
+        packed.map(|packed| self.backend.packed_bytes(packed)).sum()
     }
 
     /// Logits of a whole sequence, tokens × vocabulary. No cache; positions start at 0.
@@ -135,7 +159,7 @@ impl<B: PackedBackend> Model<B> {
         Ok(last.into_raw_vec_and_offset().0)
     }
 
-    /// The model with every linear replaced, the head included if there is one.
+    /// The model with every linear replaced, the head included unless it is the embedding.
     pub(crate) fn map_linears(
         mut self,
         mut change: impl FnMut(&B, &LinearPlace, Linear<B>) -> Result<Linear<B>, Error>,
@@ -153,8 +177,9 @@ impl<B: PackedBackend> Model<B> {
                 }
             }
         }
-        let head = self.head.take().map(|head| change(&self.backend, self.arch.head(), head));
-        self.head = head.transpose()?;
+        if !self.tied {
+            self.head = change(&self.backend, self.arch.head(), self.head)?;
+        }
         Ok(self)
     }
 
@@ -163,8 +188,8 @@ impl<B: PackedBackend> Model<B> {
         check_ids(ids, past, &self.arch)?;
         let (backend, graph) = (&self.backend, &self.arch.graph);
         let interpreter = Interpreter { backend, arch: &self.arch, routing: Routing::Routed };
-        let positions = Positions::new(backend, graph, past, ids.len())?;
-        let mut stream = interpreter.embed(&self.embed, ids, past)?;
+        let positions = Positions::new(backend, graph, past, ids.len(), 1)?;
+        let mut stream = interpreter.embed(&self.embed, ids, past, ids.len())?;
         for (b, (block, stages)) in graph.blocks.iter().zip(&self.blocks).enumerate() {
             for (stage, weights) in block.stages.iter().zip(stages) {
                 let cache = cache.as_mut().and_then(|cache| cache.layers[b].as_mut());
@@ -175,10 +200,7 @@ impl<B: PackedBackend> Model<B> {
     }
 
     fn project(&self, hidden: &B::Tensor) -> Result<B::Tensor, Error> {
-        let mut logits = match &self.head {
-            Some(head) => head.apply(&self.backend, hidden)?,
-            None => self.backend.linear(hidden, &self.embed.table, None)?,
-        };
+        let mut logits = self.head.apply(&self.backend, hidden)?;
         let (backend, arch) = (&self.backend, &self.arch);
         Interpreter { backend, arch, routing: Routing::Routed }.logits(&mut logits)?;
         Ok(logits)

@@ -41,10 +41,15 @@ pub struct QuantizeOptions {
     pub routing: Routing,
     /// A low-rank correction to compute for every quantized linear; needs calibration tokens.
     pub eora: Option<crate::EoraOptions>,
+    /// Bytes of memory to stay within, if any: samples that do not fit wait in a scratch file beside
+    /// the result, and wide inputs are computed again instead of being kept.
+    pub max_ram: Option<u64>,
     /// Largest shard, in bytes of tensors.
     pub max_shard_bytes: u64,
     /// Where the calibration tokens come from, for the report.
     pub calibration: Value,
+    /// What computes, for the report.
+    pub computed: String,
     /// Name and version of the program, for the report and the config's `meta`.
     pub tool: String,
 }
@@ -61,8 +66,10 @@ impl Default for QuantizeOptions {
             fallback: Some(FallbackPolicy::default()),
             routing: Routing::Routed,
             eora: None,
+            max_ram: None,
             max_shard_bytes: 5_000_000_000,
             calibration: Value::Null,
+            computed: String::new(),
             tool: concat!("gptq ", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }

@@ -1,15 +1,21 @@
 //! The folder a run leaves behind: packed layers proven on the way, everything else accounted for.
 
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use gptq_core::{QuantConfig, QuantizedMatrix};
 use serde_json::Value;
 
 use crate::adapter::AdapterWriter;
 use crate::{
-    Checkpoint, CheckpointWriter, Error, LayerReport, Ledger, QuantizeOptions, Report, Staging,
+    Checkpoint, CheckpointWriter, Error, LayerReport, Ledger, MemoryReport, QuantizeOptions,
+    Report, Staging,
     checkpoint::write_json,
     graph::LinearPlace,
+    memory::peak_bytes,
     plan::{Plan, speaks_gptq},
     proof::{Proven, encoded},
     quantized::pack_dtype,
@@ -23,6 +29,9 @@ pub(crate) struct Output<'a> {
     writer: CheckpointWriter,
     options: &'a QuantizeOptions,
     pub(crate) adapter: Option<AdapterWriter>,
+    pub(crate) memory: MemoryReport,
+    /// Where the result will be.
+    folder: PathBuf,
 }
 
 impl<'a> Output<'a> {
@@ -54,8 +63,19 @@ impl<'a> Output<'a> {
             staging,
             writer,
             adapter: options.eora.as_ref().map(|e| AdapterWriter::create(e, out)).transpose()?,
+            memory: MemoryReport::default(),
+            folder: out
+                .parent()
+                .filter(|p| !p.as_os_str().is_empty())
+                .unwrap_or(Path::new("."))
+                .into(),
             options,
         })
+    }
+
+    /// A folder on the disk that the result goes to.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Packs a layer, writes it, reads the bytes back and unpacks them again: what is on disk is
@@ -109,6 +129,8 @@ impl<'a> Output<'a> {
             source_bytes: checkpoint.nbytes(),
             output_bytes: written.tensor_bytes,
             seconds: started.elapsed().as_secs_f64(),
+            computed: options.computed.clone(),
+            memory: MemoryReport { peak_bytes: peak_bytes(), ..self.memory },
         };
         write_json(&dir.join("gptq_report.json"), &report)?;
         self.staging.finish()?;

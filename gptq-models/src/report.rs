@@ -7,6 +7,8 @@ use gptq_core::QuantConfig;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::MemoryReport;
+
 /// The contents of `gptq_report.json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -35,6 +37,10 @@ pub struct Report {
     pub output_bytes: u64,
     /// Wall-clock seconds of the whole run.
     pub seconds: f64,
+    /// What computed: precision of products and instruction set.
+    pub computed: String,
+    /// Where memory went.
+    pub memory: MemoryReport,
 }
 
 /// One quantized linear.

@@ -11,18 +11,24 @@ use std::{ops::Range, slice, time::Instant};
 
 use gptq_core::Moments;
 use gptq_pack::PackedBackend;
-use ndarray::Array2;
 
 use crate::{
     Error, LayerReport, Progress, QuantizeOptions,
     block::{Interpreter, Positions, Routing, Stream},
-    graph::{Stage, Weigh},
+    graph::Stage,
+    memory::Need,
     meter::{Cost, Meter},
     output::Output,
+    parking::Parking,
     plan::{LinearPlan, Plan},
     stage::Solver,
+    unit::{Round, Sum, UnitStage, accumulate, groups, rounds},
     weights::{Loader, StageWeights},
 };
+
+/// Tokens that go through a stage together: enough for products to run at full speed, whatever the
+/// length of a sample.
+const TOGETHER: usize = 1024;
 
 /// GPTQ over a whole model. `samples` all have one length.
 pub(crate) struct Run<'a, B: PackedBackend> {
@@ -31,17 +37,28 @@ pub(crate) struct Run<'a, B: PackedBackend> {
     samples: &'a [Vec<u32>],
     /// Tokens of one sample.
     length: usize,
-    positions: Positions<B::Tensor>,
+    /// Samples per walk.
+    together: usize,
+    /// By samples in a walk: that of most walks, and that of the last.
+    positions: Vec<Positions<B::Tensor>>,
     /// Whether the original model runs beside the quantized one.
     native: bool,
 }
 
-/// One sample on its way.
+/// Some samples on their way.
 struct Walk<T> {
     /// Through the quantized model.
     stream: Stream<T>,
     /// Through the original one.
     native: Option<Stream<T>>,
+}
+
+/// All walks, and what they have still to go through.
+struct Pass<'r, 'a, B: PackedBackend> {
+    walks: &'r mut [Walk<B::Tensor>],
+    parking: &'r mut Parking,
+    /// Stages that are solved and that no walk has passed yet.
+    behind: Vec<UnitStage<'a, B>>,
 }
 
 impl<'a, B: PackedBackend> Run<'a, B> {
@@ -52,11 +69,17 @@ impl<'a, B: PackedBackend> Run<'a, B> {
         samples: &'a [Vec<u32>],
     ) -> Result<Self, Error> {
         let length = samples.first().map_or(0, Vec::len);
-        let positions = Positions::new(loader.backend, &loader.arch.graph, 0, length)?;
+        let together = (TOGETHER / length.max(1)).clamp(1, samples.len().max(1));
+        let positions =
+            |texts: usize| Positions::new(loader.backend, &loader.arch.graph, 0, length, texts);
+        let mut all = vec![positions(together)?];
+        if !samples.len().is_multiple_of(together) {
+            all.push(positions(samples.len() % together)?);
+        }
         let tokens = (samples.len() * length) as u64;
         let native = plan.needs_native();
         let solver = Solver { loader, options, tokens };
-        Ok(Self { solver, plan, samples, length, positions, native })
+        Ok(Self { solver, plan, samples, length, together, positions: all, native })
     }
 
     pub(crate) fn quantize(
@@ -64,36 +87,70 @@ impl<'a, B: PackedBackend> Run<'a, B> {
         output: &mut Output<'_>,
         progress: &mut dyn Progress,
     ) -> Result<Vec<LayerReport>, Error> {
+        let need = Need::of(&self.solver.loader.arch.graph, self.plan, self.together * self.length);
+        let limit = self.solver.options.max_ram.map(|limit| need.leaves(limit)).transpose()?;
+        let half = self.solver.loader.backend.multiplies_bf16();
+        let (streams, held) = self.waits();
+        let mut parking = Parking::new(limit, half, output.folder(), streams, held);
         let mut meter = Meter::new(self.operations(), progress);
-        let mut walks = self.start()?;
+        let mut walks = self.start(&mut parking)?;
+        // What was checked, copied and embedded by now.
+        self.solver.loader.checkpoint.release();
         let mut reports = Vec::new();
         for (block, stages) in self.plan.blocks.iter().enumerate() {
+            let mut behind = Vec::new();
             for unit in self.units(stages.len()) {
                 let started = Instant::now();
-                let mut finished = self.unit(block, unit, &mut walks, output, &mut meter)?;
+                let mut pass = Pass { walks: &mut walks, parking: &mut parking, behind };
+                let mut finished = self.unit(block, unit, &mut pass, output, &mut meter)?;
+                behind = pass.behind;
                 close(&mut finished, started, &mut meter);
                 reports.append(&mut finished);
             }
+            self.solver.loader.checkpoint.release();
         }
         if let Some(head) = &self.plan.head {
             let started = Instant::now();
-            let mut finished = self.head(head, &walks, output, &mut meter)?;
+            let mut finished = self.head(head, &mut walks, &mut parking, output, &mut meter)?;
             close(&mut finished, started, &mut meter);
             reports.append(&mut finished);
         }
+        output.memory = need.report(parking.peaks());
         Ok(reports)
     }
 
     /// The embedded samples.
-    fn start(&self) -> Result<Vec<Walk<B::Tensor>>, Error> {
-        let backend = self.solver.loader.backend;
-        let (embed, interpreter) = (self.solver.loader.embed()?, self.interpreter());
-        let walk = |sample: &Vec<u32>| {
-            let stream = interpreter.embed(&embed, sample, 0)?;
-            let native = if self.native { Some(stream.copy(backend)?) } else { None };
+    fn start(&self, parking: &mut Parking) -> Result<Vec<Walk<B::Tensor>>, Error> {
+        let (loader, interpreter) = (&self.solver.loader, self.interpreter());
+        let (embed, rows) = loader.embed_of(self.samples.iter().flatten())?;
+        let walk = |samples: &[Vec<u32>]| {
+            let ids: Vec<u32> = samples.iter().flatten().map(|id| rows[id]).collect();
+            let mut stream = interpreter.embed(&embed, &ids, 0, self.length)?;
+            let mut native = if self.native { Some(stream.copy(loader.backend)?) } else { None };
+            for stream in native.iter_mut().chain([&mut stream]) {
+                parking.check_in(loader.backend, stream)?;
+            }
             Ok(Walk { stream, native })
         };
-        self.samples.iter().map(walk).collect()
+        self.samples.chunks(self.together).map(walk).collect()
+    }
+
+    /// How many streams wait, and the most numbers that one leaves for the next stage.
+    fn waits(&self) -> (usize, usize) {
+        let streams = self.samples.len().div_ceil(self.together) * if self.native { 2 } else { 1 };
+        let stages = self.solver.loader.arch.graph.blocks.iter().flat_map(|block| &block.stages);
+        let widest = stages.filter_map(Stage::holds).max().unwrap_or(0);
+        (streams, widest * self.together * self.length)
+    }
+
+    fn positions(&self, walk: usize) -> &Positions<B::Tensor> {
+        let last = (walk + 1) * self.together > self.samples.len();
+        &self.positions[usize::from(last).min(self.positions.len() - 1)]
+    }
+
+    /// How many samples are in a walk.
+    fn texts(&self, walk: usize) -> f64 {
+        self.positions(walk).texts as f64
     }
 
     /// The stages of a block that are solved together.
@@ -107,27 +164,27 @@ impl<'a, B: PackedBackend> Run<'a, B> {
         &self,
         block: usize,
         unit: Range<usize>,
-        walks: &mut [Walk<B::Tensor>],
+        pass: &mut Pass<'_, 'a, B>,
         output: &mut Output<'_>,
         meter: &mut Meter<'_>,
     ) -> Result<Vec<LayerReport>, Error> {
         let loader = &self.solver.loader;
         let mut stages = Vec::with_capacity(unit.len());
         for at in unit.clone() {
-            let stage = &loader.arch.graph.blocks[block].stages[at];
+            let stage = &self.solver.loader.arch.graph.blocks[block].stages[at];
             let linears = &self.plan.blocks[block][at];
             let runs = self.native || at + 1 < unit.end;
             let weights =
                 if runs { loader.stage(stage)? } else { loader.without_linears(stage)? };
-            let groups = self.groups(stage);
+            let groups = groups(stage, self.solver.options.routing);
             let cost = self.cost(stage, linears, at + 1 == unit.end);
             stages.push(UnitStage { stage, linears, groups, weights, cost, solved: Vec::new() });
         }
         let mut reports = Vec::new();
         for round in rounds(&stages) {
             let mut sums = self.sums(&stages, &round)?;
-            for walk in &mut *walks {
-                self.gather(&mut stages, &mut sums, &round, walk, meter)?;
+            for walk in 0..pass.walks.len() {
+                self.gather(&mut stages, &mut sums, &round, pass, walk, meter)?;
             }
             if round.last {
                 // Originals give way before quantized ones come.
@@ -146,33 +203,67 @@ impl<'a, B: PackedBackend> Run<'a, B> {
         }
         for at in &mut stages {
             let solved = std::mem::take(&mut at.solved);
-            self.solver.upload(at.stage, at.linears, &solved, &mut at.weights)?;
+            self.solver.upload(at.stage, at.linears, solved, &mut at.weights)?;
         }
-        let interpreter = self.interpreter();
-        for walk in walks {
-            for at in &stages {
+        pass.behind.append(&mut stages);
+        let tokens = (self.samples.len() * self.length) as u64;
+        let more = unit.end < self.plan.blocks[block].len();
+        if more && self.stays_behind(&pass.behind, tokens, pass.parking.room()) {
+            return Ok(reports);
+        }
+        let (interpreter, backend) = (self.interpreter(), loader.backend);
+        for (w, walk) in pass.walks.iter_mut().enumerate() {
+            pass.parking.check_out(backend, &mut walk.stream)?;
+            for at in &pass.behind {
                 let stream = &mut walk.stream;
-                interpreter.advance(at.stage, &at.weights, stream, &self.positions, None)?;
-                meter.add(at.cost.forward, at.label());
+                interpreter.advance(at.stage, &at.weights, stream, self.positions(w), None)?;
+                meter.add(at.cost.forward * self.texts(w), at.label());
             }
+            pass.parking.check_in(backend, &mut walk.stream)?;
         }
+        pass.behind.clear();
         Ok(reports)
     }
 
-    /// Runs one sample through a unit with original weights, as far as its last stage's input, and
-    /// sums up what the groups of this round read. The sample itself stays where it is; its native
+    /// Whether what these stages leave for the next would not fit: then samples stay before them,
+    /// and go through them again whenever the next stage's input is wanted.
+    fn stays_behind(&self, behind: &[UnitStage<'_, B>], tokens: u64, room: u64) -> bool {
+        let simple = |at: &UnitStage<'_, B>| at.stage.experts.is_none();
+        let half = self.solver.loader.backend.multiplies_bf16();
+        let bytes = if half { 2 } else { 4 };
+        let held = behind.last().and_then(|last| last.stage.holds());
+        held.is_some_and(|width| {
+            !self.native && behind.iter().all(simple) && width as u64 * tokens * bytes > room
+        })
+    }
+
+    /// Runs one walk through a unit with original weights, as far as its last stage's input, and
+    /// sums up what the groups of this round read. The walk itself stays where it is; its native
     /// stream passes in the last round.
     fn gather(
         &self,
         stages: &mut [UnitStage<'_, B>],
         sums: &mut [Sum<B::Tensor>],
         round: &Round,
-        walk: &mut Walk<B::Tensor>,
+        pass: &mut Pass<'_, 'a, B>,
+        w: usize,
         meter: &mut Meter<'_>,
     ) -> Result<(), Error> {
         let (interpreter, backend) = (self.interpreter(), self.solver.loader.backend);
-        let last = stages.len() - 1;
+        let (positions, last) = (self.positions(w), stages.len() - 1);
+        let walk = &mut pass.walks[w];
+        pass.parking.lend(backend, &mut walk.stream)?;
+        if let Some(native) = &mut walk.native {
+            match round.last {
+                true => pass.parking.check_out(backend, native)?,
+                false => pass.parking.lend(backend, native)?,
+            }
+        }
         let mut ahead: Option<Stream<B::Tensor>> = None;
+        for at in &pass.behind {
+            let next = ahead.get_or_insert(walk.stream.copy(backend)?);
+            interpreter.advance(at.stage, &at.weights, next, positions, None)?;
+        }
         for (i, at) in stages.iter_mut().enumerate() {
             let stream = ahead.as_mut().unwrap_or(&mut walk.stream);
             self.route(at.stage, &at.weights, stream)?;
@@ -205,17 +296,24 @@ impl<'a, B: PackedBackend> Run<'a, B> {
             if round.last
                 && let Some(native) = &mut walk.native
             {
-                interpreter.advance(at.stage, &at.weights, native, &self.positions, None)?;
+                interpreter.advance(at.stage, &at.weights, native, positions, None)?;
             }
             if i < last {
                 let mut next = match ahead.take() {
                     Some(stream) => stream,
                     None => walk.stream.copy(backend)?,
                 };
-                interpreter.advance(at.stage, &at.weights, &mut next, &self.positions, None)?;
+                interpreter.advance(at.stage, &at.weights, &mut next, positions, None)?;
                 ahead = Some(next);
             }
-            meter.add(at.cost.gather / round.of as f64, at.label());
+            meter.add(at.cost.gather * self.texts(w) / round.of as f64, at.label());
+        }
+        walk.stream.forget(backend)?;
+        if let Some(native) = &mut walk.native {
+            match round.last {
+                true => pass.parking.check_in(backend, native)?,
+                false => native.forget(backend)?,
+            }
         }
         Ok(())
     }
@@ -237,30 +335,6 @@ impl<'a, B: PackedBackend> Run<'a, B> {
             stream.routed = Some(routed);
         }
         Ok(())
-    }
-
-    /// The linears of a stage by what they read.
-    fn groups(&self, stage: &Stage) -> Vec<Group> {
-        let own = stage.linears.len();
-        let Some(experts) = &stage.experts else {
-            return vec![Group { expert: None, linears: 0..own }];
-        };
-        // Experts that all see every token as it is see what the others see.
-        let alike = self.solver.options.routing == Routing::All
-            && experts.router.as_ref().is_some_and(|router| router.weigh == Weigh::Output);
-        if alike {
-            return vec![Group { expert: None, linears: 0..stage.all_linears().count() }];
-        }
-        let mut groups = Vec::with_capacity(1 + experts.linears.len());
-        if own > 0 {
-            groups.push(Group { expert: None, linears: 0..own });
-        }
-        let mut start = own;
-        for (e, linears) in experts.linears.iter().enumerate() {
-            groups.push(Group { expert: Some(e), linears: start..start + linears.len() });
-            start += linears.len();
-        }
-        groups
     }
 
     /// Empty sums for the groups of a round.
@@ -286,7 +360,8 @@ impl<'a, B: PackedBackend> Run<'a, B> {
     fn head(
         &self,
         head: &LinearPlan,
-        walks: &[Walk<B::Tensor>],
+        walks: &mut [Walk<B::Tensor>],
+        parking: &mut Parking,
         output: &mut Output<'_>,
         meter: &mut Meter<'_>,
     ) -> Result<Vec<LayerReport>, Error> {
@@ -295,14 +370,20 @@ impl<'a, B: PackedBackend> Run<'a, B> {
         let cost = self.head_cost(head);
         let finish = loader.finish()?;
         let mut moments = self.moments(head, true)?;
-        for walk in walks {
+        for (w, walk) in walks.iter_mut().enumerate() {
             if let Some(moments) = &mut moments {
+                for stream in walk.native.iter_mut().chain([&mut walk.stream]) {
+                    parking.lend(loader.backend, stream)?;
+                }
                 let x = interpreter.finish(&finish, &walk.stream)?;
                 let native = walk.native.as_ref();
                 let native = native.map(|n| interpreter.finish(&finish, n)).transpose()?;
                 accumulate(loader.backend, moments, &x, native.as_ref())?;
+                for stream in walk.native.iter_mut().chain([&mut walk.stream]) {
+                    stream.forget(loader.backend)?;
+                }
             }
-            meter.add(cost.gather, &head[0].place.name);
+            meter.add(cost.gather * self.texts(w), &head[0].place.name);
         }
         let (_, reports) = self.solver.quantize(head, moments, output)?;
         meter.add(cost.solve, &head[0].place.name);
@@ -342,7 +423,7 @@ impl<'a, B: PackedBackend> Run<'a, B> {
             Routing::Routed => chosen as f64 / count as f64,
             Routing::All => 1.0,
         };
-        self.groups(stage)
+        groups(stage, self.solver.options.routing)
             .into_iter()
             .map(|group| {
                 let tokens = if group.expert.is_some() { tokens * share } else { tokens };
@@ -369,75 +450,6 @@ impl<'a, B: PackedBackend> Run<'a, B> {
         let head = self.plan.head.as_ref().map(slice::from_ref);
         total + head.map_or(0.0, |head| self.head_cost(head).total(self.samples.len()))
     }
-}
-
-/// One stage of a unit.
-struct UnitStage<'a, B: PackedBackend> {
-    stage: &'a Stage,
-    /// In the order of [`Stage::all_linears`].
-    linears: &'a [LinearPlan],
-    groups: Vec<Group>,
-    /// Original linears while inputs are gathered, none where nothing runs through them; quantized
-    /// ones afterwards.
-    weights: StageWeights<B>,
-    cost: Cost,
-    /// Dequantized weights so far, in the order of the linears.
-    solved: Vec<Array2<f32>>,
-}
-
-impl<B: PackedBackend> UnitStage<'_, B> {
-    fn label(&self) -> &str {
-        self.linears.first().map_or("", |l| &l.place.name)
-    }
-}
-
-/// Linears that read the same rows.
-struct Group {
-    /// Those of one expert; all rows without one.
-    expert: Option<usize>,
-    linears: Range<usize>,
-}
-
-/// What one group reads, summed up.
-struct Sum<T> {
-    stage: usize,
-    group: usize,
-    moments: Option<Moments<T>>,
-    /// Tokens that a router sent.
-    sent: Option<u64>,
-}
-
-/// One pass over the samples: for one group of the only stage, so that one Hessian is held at a
-/// time, or for all groups of several stages.
-struct Round {
-    group: Option<usize>,
-    last: bool,
-    /// How many there are.
-    of: usize,
-}
-
-fn rounds<B: PackedBackend>(stages: &[UnitStage<'_, B>]) -> Vec<Round> {
-    match stages {
-        [only] => {
-            let of = only.groups.len();
-            (0..of).map(|g| Round { group: Some(g), last: g + 1 == of, of }).collect()
-        }
-        _ => vec![Round { group: None, last: true, of: 1 }],
-    }
-}
-
-fn accumulate<B: PackedBackend>(
-    backend: &B,
-    moments: &mut Moments<B::Tensor>,
-    x: &B::Tensor,
-    native: Option<&B::Tensor>,
-) -> Result<(), Error> {
-    backend.accumulate_gram(&mut moments.gram, x)?;
-    if let (Some(cross), Some(native)) = (&mut moments.cross, native) {
-        backend.accumulate_cross(cross, native, x)?;
-    }
-    moments.tokens += backend.dim(x).0 as u64;
-    Ok(())
 }
 
 /// Shares the time of a pass among its linears, and says that they are done.

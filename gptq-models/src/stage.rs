@@ -66,11 +66,11 @@ impl<B: PackedBackend> Solver<'_, B> {
         &self,
         stage: &Stage,
         linears: &[LinearPlan],
-        weights: &[Array2<f32>],
+        weights: Vec<Array2<f32>>,
         to: &mut StageWeights<B>,
     ) -> Result<(), Error> {
-        let upload = |(linear, weight): (&LinearPlan, &Array2<f32>)| {
-            let weight = self.loader.backend.upload(weight.view())?;
+        let upload = |(linear, weight): (&LinearPlan, Array2<f32>)| {
+            let weight = self.loader.backend.take(weight)?;
             Ok(Linear::Dense { weight, bias: self.loader.bias(&linear.place)? })
         };
         let mut all = linears.iter().zip(weights).map(upload);

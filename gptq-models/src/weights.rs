@@ -1,6 +1,6 @@
 //! The weights of a model on a backend: dense or packed, linear by linear.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use gptq_pack::{CheckpointConfig, PackedBackend};
 use ndarray::{Array2, Axis, concatenate};
@@ -15,21 +15,66 @@ use crate::{
 
 /// One linear, whatever its weights are stored as.
 pub(crate) enum Linear<B: PackedBackend> {
-    /// out × in, and 1 × out.
-    Dense { weight: B::Tensor, bias: Option<B::Tensor> },
-    /// Prepared for this machine; carries its own bias.
+    /// Prepared for this machine, be it dense or packed; carries its own bias.
     Packed(B::Packed),
+    /// out × in, and 1 × out: what the pipeline solves and forgets, not worth laying out.
+    Dense { weight: B::Tensor, bias: Option<B::Tensor> },
     /// With `x · aᵀ · bᵀ` on top: a is r × in, b is out × r.
     Adapted { base: Box<Linear<B>>, a: B::Tensor, b: B::Tensor },
 }
 
 impl<B: PackedBackend> Linear<B> {
+    /// The outputs of linears that read the same input.
+    pub(crate) fn apply_all(
+        linears: &[Self],
+        backend: &B,
+        x: &B::Tensor,
+    ) -> Result<Vec<B::Tensor>, Error> {
+        let packed: Vec<&B::Packed> = linears.iter().filter_map(Self::packed).collect();
+        let dense: Vec<_> = linears.iter().filter_map(Self::dense).collect();
+        let mut packed = backend.linears(x, &packed)?.into_iter();
+        let mut dense = backend.linear_each(x, &dense)?.into_iter();
+        let mut products =
+            |of: &Self| if of.dense().is_some() { dense.next() } else { packed.next() };
+        linears.iter().map(|linear| linear.complete(backend, x, &mut products)).collect()
+    }
+
     pub(crate) fn apply(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor, Error> {
+        let mut outputs = Self::apply_all(std::slice::from_ref(self), backend, x)?.into_iter();
+        Ok(outputs.next().unwrap_or_else(|| unreachable!("an output for each linear")))
+    }
+
+    /// What of it is dense, with its bias.
+    fn dense(&self) -> Option<(&B::Tensor, Option<&B::Tensor>)> {
+        match self {
+            Linear::Packed(_) => None,
+            Linear::Dense { weight, bias } => Some((weight, bias.as_ref())),
+            Linear::Adapted { base, .. } => base.dense(),
+        }
+    }
+
+    /// What of it is prepared.
+    pub(crate) fn packed(&self) -> Option<&B::Packed> {
+        match self {
+            Linear::Packed(packed) => Some(packed),
+            Linear::Dense { .. } => None,
+            Linear::Adapted { base, .. } => base.packed(),
+        }
+    }
+
+    /// The output, from the product without what stands on top.
+    fn complete(
+        &self,
+        backend: &B,
+        x: &B::Tensor,
+        products: &mut impl FnMut(&Self) -> Option<B::Tensor>,
+    ) -> Result<B::Tensor, Error> {
         Ok(match self {
-            Linear::Dense { weight, bias } => backend.linear(x, weight, bias.as_ref())?,
-            Linear::Packed(packed) => backend.packed_linear(x, packed)?,
+            Linear::Packed(_) | Linear::Dense { .. } => {
+                products(self).unwrap_or_else(|| unreachable!("a product for each linear"))
+            }
             Linear::Adapted { base, a, b } => {
-                let mut y = base.apply(backend, x)?;
+                let mut y = base.complete(backend, x, products)?;
                 let added = backend.linear(&backend.linear(x, a, None)?, b, None)?;
                 backend.add_assign(&mut y, &added)?;
                 y
@@ -63,6 +108,9 @@ impl<B: PackedBackend> StageWeights<B> {
     }
 }
 
+/// Where the row of a token id is in a table of some rows.
+pub(crate) type RowOf = HashMap<u32, u32>;
+
 /// Reads a model's weights from a checkpoint to a backend.
 pub(crate) struct Loader<'a, B> {
     pub(crate) checkpoint: &'a Checkpoint,
@@ -73,11 +121,32 @@ pub(crate) struct Loader<'a, B> {
 
 impl<B: PackedBackend> Loader<'_, B> {
     pub(crate) fn embed(&self) -> Result<EmbedWeights<B::Tensor>, Error> {
+        self.embed_with(self.matrix(&self.arch.graph.embed.table)?)
+    }
+
+    /// With those rows of the table that these ids need, and which row is whose.
+    pub(crate) fn embed_of<'i>(
+        &self,
+        ids: impl Iterator<Item = &'i u32>,
+    ) -> Result<(EmbedWeights<B::Tensor>, RowOf), Error> {
+        let table = &self.arch.graph.embed.table;
+        self.checkpoint.check(&table.name, &table.shape)?;
+        let view = self.checkpoint.tensor(&table.name)?;
+        let ids: BTreeSet<u32> = ids.copied().collect();
+        let mut values = Array2::zeros((ids.len(), table.shape[1]));
+        for (mut row, &id) in values.rows_mut().into_iter().zip(&ids) {
+            row.assign(&view.row(id as usize).to_matrix(1, table.shape[1])?.row(0));
+        }
+        let rows = ids.into_iter().zip(0..).collect();
+        Ok((self.embed_with(self.backend.take(values)?)?, rows))
+    }
+
+    fn embed_with(&self, table: B::Tensor) -> Result<EmbedWeights<B::Tensor>, Error> {
         let embed = &self.arch.graph.embed;
         let dtype = self.checkpoint.tensor(&embed.table.name)?.dtype;
         let positions = embed.positions.as_ref().map(|(table, _)| self.matrix(table));
         Ok(EmbedWeights {
-            table: self.matrix(&embed.table)?,
+            table,
             scale: embed.scale(self.arch.config.hidden_size, dtype),
             project_in: embed.project_in.as_ref().map(|m| self.matrix(m)).transpose()?,
             positions: positions.transpose()?,
@@ -103,10 +172,26 @@ impl<B: PackedBackend> Loader<'_, B> {
         self.linear(&head.place).map(Some)
     }
 
+    /// A stage of a model that is to run.
+    pub(crate) fn prepared(&self, stage: &Stage) -> Result<StageWeights<B>, Error> {
+        self.stage_of(stage, |place| self.linear(place))
+    }
+
+    /// A stage that is to be solved: its weights are plain matrices.
     pub(crate) fn stage(&self, stage: &Stage) -> Result<StageWeights<B>, Error> {
-        let linears = |places: &Vec<LinearPlace>| {
-            places.iter().map(|place| self.linear(place)).collect::<Result<Vec<_>, _>>()
-        };
+        self.stage_of(stage, |place| {
+            let weight = self.backend.upload(source::weight(self.checkpoint, place)?.view())?;
+            Ok(Linear::Dense { weight, bias: self.bias(place)? })
+        })
+    }
+
+    fn stage_of(
+        &self,
+        stage: &Stage,
+        linear: impl Fn(&LinearPlace) -> Result<Linear<B>, Error>,
+    ) -> Result<StageWeights<B>, Error> {
+        let linears =
+            |places: &Vec<LinearPlace>| places.iter().map(&linear).collect::<Result<Vec<_>, _>>();
         let experts = stage.experts.iter().flat_map(|experts| &experts.linears);
         Ok(StageWeights {
             linears: linears(&stage.linears)?,
@@ -121,12 +206,14 @@ impl<B: PackedBackend> Loader<'_, B> {
         Ok(StageWeights { small, linears: Vec::new(), experts: Vec::new() })
     }
 
-    pub(crate) fn linear(&self, place: &LinearPlace) -> Result<Linear<B>, Error> {
+    fn linear(&self, place: &LinearPlace) -> Result<Linear<B>, Error> {
         if let Some(packed) = read_packed(self.checkpoint, self.quantization, place)? {
             return Ok(Linear::Packed(self.backend.prepare(&packed)?));
         }
-        let weight = self.backend.upload(source::weight(self.checkpoint, place)?.view())?;
-        Ok(Linear::Dense { weight, bias: self.bias(place)? })
+        let weight = source::weight(self.checkpoint, place)?;
+        let bias = source::bias(self.checkpoint, place)?;
+        let bias = bias.as_ref().and_then(|bias| bias.as_slice());
+        Ok(Linear::Packed(self.backend.prepare_dense(weight.view(), bias)?))
     }
 
     pub(crate) fn bias(&self, place: &LinearPlace) -> Result<Option<B::Tensor>, Error> {

@@ -69,6 +69,41 @@ pub fn pack(bits: Bits, codes: impl IntoIterator<Item = u8>, out: &mut [u32]) {
     assert_eq!(word, out.len(), "pack: the codes must fill the words");
 }
 
+/// The words of at most one lane of codes, as [`pack`] writes them; what is behind them is 0.
+///
+/// Eight codes of b bits are b bytes: neighbours move together in pairs, then pairs of pairs, then
+/// pairs of those.
+#[inline]
+pub(crate) fn pack_lane(bits: Bits, codes: &[u8]) -> [u32; MAX_LANE_WORDS] {
+    const EIGHT: usize = 8;
+    let b = bits.get() as usize;
+    let mut padded = [0u8; LANE];
+    let lane = if let Some(whole) = codes.first_chunk::<LANE>() {
+        whole
+    } else {
+        padded[..codes.len()].copy_from_slice(codes);
+        &padded
+    };
+    // Room for the last eight, of which only b bytes count.
+    let mut bytes = [0u8; LANE + EIGHT];
+    for (i, eight) in lane.as_chunks::<EIGHT>().0.iter().enumerate() {
+        let mut x = u64::from_le_bytes(*eight) & (u64::MAX / 0xff * u64::from(bits.maxq()));
+        x |= x >> (8 - b);
+        x &= u64::MAX / 0xffff * ((1 << (2 * b)) - 1);
+        x |= x >> (16 - 2 * b);
+        x &= u64::MAX / 0xffff_ffff * ((1 << (4 * b)) - 1);
+        x |= x >> (32 - 4 * b);
+        // What is beyond b bytes is written over by the next eight.
+        bytes[i * b..][..EIGHT].copy_from_slice(&x.to_le_bytes());
+    }
+    bytes[LANE / EIGHT * b..].fill(0);
+    let mut words = [0; MAX_LANE_WORDS];
+    for (word, four) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *word = u32::from_le_bytes(*four);
+    }
+    words
+}
+
 /// Reads the first `codes.len()` codes of a stream, each by its own position: no state is shared
 /// with [`pack`], so that a round trip proves both.
 ///
@@ -144,6 +179,21 @@ mod tests {
         let mut word = [0];
         pack(Bits::B4, [0, 0xff, 0], &mut word);
         assert_eq!(word, [0x0f0]);
+    }
+
+    #[test]
+    fn lanes_are_streams() {
+        for bits in Bits::ALL {
+            for n in 0..=LANE {
+                // Beyond the width too.
+                let codes: Vec<u8> = (0..n).map(|i| (i * 37 + n * 11) as u8).collect();
+                let mut stream = vec![0; words(bits, n)];
+                pack(bits, codes.iter().copied(), &mut stream);
+                let lane = pack_lane(bits, &codes);
+                assert_eq!(lane[..stream.len()], stream);
+                assert!(lane[stream.len()..].iter().all(|&word| word == 0));
+            }
+        }
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::borrow::Cow;
 use gptq_core::{Bits, QuantizedMatrix};
 use half::f16;
 use ndarray::{Array2, ArrayView2};
+use rayon::prelude::*;
 
 use crate::{
     Error, ZeroPointFormat,
-    lane::{self, LANE, MAX_LANE_WORDS},
+    lane::{self, LANE},
     names::Part,
     tensors::{Dtype, RawTensor, encode, round_to_half},
 };
@@ -48,7 +49,7 @@ impl PackedLinearRef<'static> {
     /// Packs a quantized matrix, without a bias. Scales are rounded to half precision; everything
     /// else is kept exactly.
     ///
-    /// Cost: one pass over the codes, on the caller's thread.
+    /// Cost: one pass over the codes, on the caller's rayon pool.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::GroupIndex`] or [`Error::TooWide`] if the matrix contradicts
@@ -157,46 +158,53 @@ impl<'a> PackedLinearRef<'a> {
     }
 }
 
+/// Outputs whose words are handled together: those of a cache line.
+const LINE: usize = 16;
+
+/// Lanes per task.
+const LANES: usize = 8;
+
 /// The `qweight` of an out × in matrix of codes: each row becomes a column of words.
 fn pack_columns(bits: Bits, codes: ArrayView2<'_, u8>) -> Vec<u32> {
     let (outs, ins) = codes.dim();
     let mut qweight = vec![0; lane::words(bits, ins) * outs];
     let codes = codes.as_standard_layout();
     let codes = codes.as_slice().expect("as_standard_layout is contiguous");
-    // Lane by lane, not row by row, so that the words written lie side by side.
-    let lanes = qweight.chunks_mut(bits.get() as usize * outs);
-    for (lane_words, first) in lanes.zip((0..ins).step_by(LANE)) {
-        let last = ins.min(first + LANE);
-        let mut words = [0; MAX_LANE_WORDS];
-        let words = &mut words[..lane_words.len() / outs];
-        for (r, row) in codes.chunks_exact(ins).enumerate() {
-            lane::pack(bits, row[first..last].iter().copied(), words);
-            for (k, &word) in words.iter().enumerate() {
-                lane_words[k * outs + r] = word;
+    let lane_words = bits.get() as usize * outs;
+    qweight.par_chunks_mut(LANES * lane_words).enumerate().for_each(|(task, qweight)| {
+        for (line, rows) in codes.chunks(LINE * ins).enumerate() {
+            for (i, stored) in qweight.chunks_mut(lane_words).enumerate() {
+                let first = (task * LANES + i) * LANE;
+                let last = ins.min(first + LANE);
+                for (r, row) in rows.chunks_exact(ins).enumerate() {
+                    let words = lane::pack_lane(bits, &row[first..last]);
+                    let column = line * LINE + r;
+                    for (stored, word) in stored.chunks_exact_mut(outs).zip(words) {
+                        stored[column] = word;
+                    }
+                }
             }
         }
-    }
+    });
     qweight
 }
 
 /// The inverse of [`pack_columns`].
 fn unpack_columns(bits: Bits, qweight: &[u32], ins: usize, outs: usize) -> Array2<u8> {
-    /// Columns gathered together: the words of one cache line.
-    const TILE: usize = 16;
     let mut codes = vec![0; outs * ins];
     let row_words = lane::words(bits, ins);
-    let mut words = vec![0; TILE * row_words];
-    for (tile, codes) in codes.chunks_mut(TILE * ins).enumerate() {
+    codes.par_chunks_mut(LINE * ins).enumerate().for_each(|(tile, codes)| {
+        let mut words = vec![0; LINE * row_words];
         let rows = codes.len() / ins;
         for (w, stored) in qweight.chunks_exact(outs).enumerate() {
-            for (r, &word) in stored[tile * TILE..][..rows].iter().enumerate() {
+            for (r, &word) in stored[tile * LINE..][..rows].iter().enumerate() {
                 words[r * row_words + w] = word;
             }
         }
         for (words, row) in words.chunks_exact(row_words).zip(codes.chunks_exact_mut(ins)) {
             lane::unpack(bits, words, row);
         }
-    }
+    });
     Array2::from_shape_vec((outs, ins), codes).expect("a code for each output and input")
 }
 

@@ -1,29 +1,66 @@
-//! [`PackedBackend`]: products with packed layers, and their definition by unpacking.
+//! [`PackedBackend`]: products with prepared linears, and their definition by unpacking.
 
 use gptq_core::{Backend, Error, Reference};
 use ndarray::{Array2, ArrayView2};
 
 use crate::PackedLinearRef;
 
-/// A [`Backend`] that multiplies by packed layers.
+/// A [`Backend`] with linears in a layout of its own.
 ///
-/// A layer is prepared once, when a model is loaded, in whatever layout this machine's kernels
-/// want; the file's layout is not made for products.
+/// A linear is prepared once, when a model is loaded, in whatever layout this machine's kernels
+/// want; neither a packed file's layout nor a plain matrix is made for products.
 pub trait PackedBackend: Backend {
-    /// A layer laid out for this machine.
+    /// A linear laid out for this machine, with its bias.
     type Packed: Send + Sync;
 
-    /// Lays a layer out. Its bias, if any, goes along.
+    /// Lays a packed layer out. Its bias, if any, goes along.
+    ///
+    /// # Errors
+    /// The backend's.
     fn prepare(&self, layer: &PackedLinearRef<'_>) -> Result<Self::Packed, Error>;
 
-    /// `x · Wᵀ + bias`, with `W` the dequantized layer: tokens × in becomes tokens × out.
-    fn packed_linear(&self, x: &Self::Tensor, layer: &Self::Packed) -> Result<Self::Tensor, Error>;
+    /// Lays a dense linear out: `weight` is out × in, `bias` has `out` entries.
+    ///
+    /// # Errors
+    /// The backend's.
+    fn prepare_dense(
+        &self,
+        weight: ArrayView2<'_, f32>,
+        bias: Option<&[f32]>,
+    ) -> Result<Self::Packed, Error>;
+
+    /// `x · Wᵀ + bias` of every layer, with `W` its weights: tokens × in becomes tokens × out. One
+    /// operation for all linears that read the same input, so that a backend brings it in the order
+    /// and the numbers its kernels want once, and splits the work of all of them among threads.
+    ///
+    /// # Errors
+    /// The backend's.
+    fn linears(
+        &self,
+        x: &Self::Tensor,
+        layers: &[&Self::Packed],
+    ) -> Result<Vec<Self::Tensor>, Error>;
+
+    /// [`linears`](Self::linears) of one.
+    ///
+    /// # Errors
+    /// The backend's.
+    fn packed_linear(&self, x: &Self::Tensor, layer: &Self::Packed) -> Result<Self::Tensor, Error> {
+        let mut outputs = self.linears(x, &[layer])?;
+        outputs.pop().ok_or_else(|| Error::Backend { message: "a linear without output".into() })
+    }
 
     /// The weights, out × in, columns in the original order.
+    ///
+    /// # Errors
+    /// The backend's.
     fn dequantize(&self, layer: &Self::Packed) -> Result<Self::Tensor, Error>;
+
+    /// Bytes of weights, scales and zero points that a product with the layer reads.
+    fn packed_bytes(&self, layer: &Self::Packed) -> u64;
 }
 
-/// A dequantized layer: how [`Reference`] prepares one.
+/// A dense matrix and its bias: how [`Reference`] prepares a linear.
 #[derive(Clone, Debug)]
 pub struct Dequantized {
     weight: Array2<f32>,
@@ -34,19 +71,28 @@ impl PackedBackend for Reference {
     type Packed = Dequantized;
 
     fn prepare(&self, layer: &PackedLinearRef<'_>) -> Result<Dequantized, Error> {
-        let bias = layer.bias().map(|bias| ArrayView2::from_shape((1, bias.len()), bias));
-        let bias = bias.transpose().map_err(|e| Error::Backend { message: e.to_string() })?;
-        Ok(Dequantized {
-            weight: layer.unpack().dequantize(),
-            bias: bias.map(|bias| bias.to_owned()),
-        })
+        self.prepare_dense(layer.unpack().dequantize().view(), layer.bias())
     }
 
-    fn packed_linear(&self, x: &Array2<f32>, layer: &Dequantized) -> Result<Array2<f32>, Error> {
-        self.linear(x, &layer.weight, layer.bias.as_ref())
+    fn prepare_dense(
+        &self,
+        weight: ArrayView2<'_, f32>,
+        bias: Option<&[f32]>,
+    ) -> Result<Dequantized, Error> {
+        let bias = bias.map(|bias| ArrayView2::from_shape((1, bias.len()), bias));
+        let bias = bias.transpose().map_err(|e| Error::Backend { message: e.to_string() })?;
+        Ok(Dequantized { weight: weight.to_owned(), bias: bias.map(|bias| bias.to_owned()) })
+    }
+
+    fn linears(&self, x: &Array2<f32>, layers: &[&Dequantized]) -> Result<Vec<Array2<f32>>, Error> {
+        layers.iter().map(|layer| self.linear(x, &layer.weight, layer.bias.as_ref())).collect()
     }
 
     fn dequantize(&self, layer: &Dequantized) -> Result<Array2<f32>, Error> {
         Ok(layer.weight.clone())
+    }
+
+    fn packed_bytes(&self, layer: &Dequantized) -> u64 {
+        size_of_val(layer.weight.as_slice_memory_order().unwrap_or_default()) as u64
     }
 }

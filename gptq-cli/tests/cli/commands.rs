@@ -13,7 +13,7 @@ fn eval_says_perplexity_tokens_and_windows() {
     let text = text("evaluation.txt");
     let ran = gptq(args!["eval", mini(), "--text", text, "--seqlen", "64", "--json"]);
     let said = ran.json();
-    assert_eq!(keys(&said), ["ppl", "tokens", "windows"]);
+    assert_eq!(keys(&said), ["ppl", "tokens", "windows", "precision"]);
     let ppl = said["ppl"].as_f64().unwrap();
     assert!(ppl > 5.0 && ppl < 500.0, "{ppl}");
     let windows = said["windows"].as_u64().unwrap();
@@ -37,7 +37,10 @@ fn eval_against_itself_finds_no_distance() {
         "--json",
     ])
     .json();
-    assert_eq!(keys(&said), ["ppl", "tokens", "windows", "kl", "top1", "ppl_reference"]);
+    assert_eq!(
+        keys(&said),
+        ["ppl", "tokens", "windows", "kl", "top1", "ppl_reference", "precision"]
+    );
     assert_eq!(said["windows"], 4);
     assert_eq!(said["tokens"], 4 * 127);
     assert_eq!(said["kl"].as_f64(), Some(0.0));

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic like tests")]
 
 mod adapters;
+mod bench;
 mod commands;
 mod convert;
 mod demo;

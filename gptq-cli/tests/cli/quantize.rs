@@ -47,6 +47,8 @@ fn the_summary_is_one_object_with_the_figures_of_the_run() {
         "output_bytes",
         "notices",
         "seconds",
+        "computed",
+        "memory",
     ];
     assert_eq!(keys, all);
     assert_eq!(said["layers"], 28);

@@ -1,73 +1,82 @@
-//! `A = L Lᵀ`, blocked and in place.
+//! `A = R Rᵀ` with R upper triangular, by halves and in place.
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
-use rayon::prelude::*;
 
-use super::{PANEL, inverse::invert_small};
+use super::{LEAF, blocks, blocks_of, half, leaf, strips, times};
 use crate::{Error, Linalg};
 
-/// Overwrites the lower triangle of `a` with its Cholesky factor; what lies above is undefined.
-/// Returns the inverse of each diagonal block, which the panels need and the inverse needs again.
-pub(super) fn lower<L: Linalg + ?Sized>(
+/// Overwrites the upper triangle of `a` with R, and sets the inverse of each leaf.
+///
+/// ```text
+/// A22 = R22 R22ᵀ        R12 = A12 R22⁻ᵀ        A11 − R12 R12ᵀ = R11 R11ᵀ
+/// ```
+pub(super) fn upper<L: Linalg + ?Sized>(
     linalg: &L,
-    a: &mut Array2<f32>,
-) -> Result<Vec<Array2<f32>>, Error> {
+    a: ArrayViewMut2<'_, f32>,
+    inverses: &mut [Array2<f32>],
+) -> Result<(), Error> {
     let n = a.nrows();
-    let mut diagonal_inverses = Vec::with_capacity(n.div_ceil(PANEL));
-    for start in (0..n).step_by(PANEL) {
-        let end = (start + PANEL).min(n);
-        factor_small(a.slice_mut(s![start..end, start..end])).map_err(|e| offset(e, start))?;
-        let inverse = invert_small(a.slice(s![start..end, start..end]));
-
-        // L21 = A21 · L11⁻ᵀ, then A22 -= L21 · L21ᵀ on and below the diagonal.
-        let mut panel = Array2::zeros((n - end, end - start));
-        let below = a.slice(s![end.., start..end]);
-        rows_in_parallel(panel.view_mut(), |row, chunk| {
-            let rows = row..row + chunk.nrows();
-            linalg.gemm(1.0, below.slice(s![rows, ..]), inverse.t(), chunk);
-        });
-        rows_in_parallel(a.slice_mut(s![end.., ..]), |row, mut chunk| {
-            let rows = row..row + chunk.nrows();
-            let left = panel.slice(s![rows.clone(), ..]);
-            chunk.slice_mut(s![.., start..end]).assign(&left);
-            let to_diagonal = chunk.slice_mut(s![.., end..end + rows.end]);
-            linalg.gemm(-1.0, left, panel.slice(s![..rows.end, ..]).t(), to_diagonal);
-        });
-        diagonal_inverses.push(inverse);
+    if n <= LEAF {
+        if let [inverse] = inverses {
+            *inverse = leaf::factor(a)?;
+        }
+        return Ok(());
     }
-    Ok(diagonal_inverses)
+    let at = half(n);
+    let [mut a11, mut a12, mut a22] = blocks(a, at);
+    let (first, second) = inverses.split_at_mut(at / LEAF);
+    upper(linalg, a22.view_mut(), second).map_err(|e| offset(e, at))?;
+    strips(a12.view_mut(), Axis(0), |_, strip| solve(linalg, strip, a22.view(), second));
+    strips(a11.view_mut(), Axis(0), |row, mut strip| {
+        let rows = row..row + strip.nrows();
+        let left = a12.slice(s![rows.clone(), ..]);
+        subtract_square(linalg, left, strip.slice_mut(s![.., rows.clone()]));
+        let right = a12.slice(s![rows.end.., ..]);
+        linalg.gemm(-1.0, left, right.t(), strip.slice_mut(s![.., rows.end..]));
+    });
+    upper(linalg, a11, first)
 }
 
-/// Hands out chunks of `PANEL` rows with the index of their first row.
-fn rows_in_parallel(
-    mut a: ArrayViewMut2<'_, f32>,
-    work: impl Fn(usize, ArrayViewMut2<'_, f32>) + Sync,
+/// `x = x · R⁻ᵀ`.
+fn solve<L: Linalg + ?Sized>(
+    linalg: &L,
+    x: ArrayViewMut2<'_, f32>,
+    r: ArrayView2<'_, f32>,
+    inverses: &[Array2<f32>],
 ) {
-    let chunks: Vec<_> = a.axis_chunks_iter_mut(Axis(0), PANEL).collect();
-    chunks.into_par_iter().enumerate().for_each(|(i, chunk)| work(i * PANEL, chunk));
-}
-
-/// The textbook factorisation of one diagonal block.
-fn factor_small(mut a: ArrayViewMut2<'_, f32>) -> Result<(), Error> {
-    for j in 0..a.nrows() {
-        let pivot = f64::from(a[(j, j)]) - dot(a.view(), j, j, j);
-        // Written so that NaN fails too.
-        if !(pivot > 0.0 && pivot.is_finite()) {
-            return Err(Error::NonPositivePivot { column: j, pivot: pivot as f32 });
-        }
-        let diagonal = pivot.sqrt();
-        a[(j, j)] = diagonal as f32;
-        for i in j + 1..a.nrows() {
-            let rest = f64::from(a[(i, j)]) - dot(a.view(), i, j, j);
-            a[(i, j)] = (rest / diagonal) as f32;
-        }
+    if let [inverse] = inverses {
+        return times(linalg, x, inverse.t());
     }
-    Ok(())
+    let at = half(r.nrows());
+    let [r11, r12, r22] = blocks_of(r, at);
+    let (first, second) = inverses.split_at(at / LEAF);
+    let (mut x1, mut x2) = x.split_at(Axis(1), at);
+    solve(linalg, x2.view_mut(), r22, second);
+    linalg.gemm(-1.0, x2.view(), r12.t(), x1.view_mut());
+    solve(linalg, x1, r11, first);
 }
 
-/// Sums in f64: an f32 pivot of a wide layer loses enough bits to fail a healthy matrix.
-fn dot(a: ArrayView2<'_, f32>, i: usize, j: usize, len: usize) -> f64 {
-    (0..len).map(|k| f64::from(a[(i, k)]) * f64::from(a[(j, k)])).sum()
+/// `c −= a aᵀ` in the upper triangle of c.
+fn subtract_square<L: Linalg + ?Sized>(
+    linalg: &L,
+    a: ArrayView2<'_, f32>,
+    mut c: ArrayViewMut2<'_, f32>,
+) {
+    let n = c.nrows();
+    if n <= LEAF {
+        let mut square = Array2::zeros((n, n));
+        linalg.gemm(1.0, a, a.t(), square.view_mut());
+        for i in 0..n {
+            (i..n).for_each(|j| c[(i, j)] -= square[(i, j)]);
+        }
+        return;
+    }
+    let at = half(n);
+    let [c11, c12, c22] = blocks(c, at);
+    let (above, below) = a.split_at(Axis(0), at);
+    subtract_square(linalg, above, c11);
+    linalg.gemm(-1.0, above, below.t(), c12);
+    subtract_square(linalg, below, c22);
 }
 
 fn offset(error: Error, start: usize) -> Error {

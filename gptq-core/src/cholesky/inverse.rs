@@ -1,58 +1,76 @@
-//! `X = L⁻¹` of a lower triangular L, blocked and in place.
+//! `U = R⁻¹` of an upper triangular R, by halves and in place.
 
-use ndarray::{Array2, ArrayView2, s};
-use rayon::prelude::*;
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 
-use super::PANEL;
+use super::{LEAF, blocks, blocks_of, half, strips, times};
 use crate::Linalg;
 
-/// Overwrites `l` by the inverse of its lower triangle and zeroes what lies above.
+/// Overwrites the upper triangle of `a`, R, with its inverse; `inverses` are those of its leaves.
 ///
-/// Row block `i` of X follows from the row blocks above it:
-/// `X[i, j] = -L[i, i]⁻¹ · Σ_{j ≤ k < i} L[i, k] · X[k, j]`.
-pub(super) fn lower<L: Linalg + ?Sized>(
+/// ```text
+/// U11 = R11⁻¹        U22 = R22⁻¹        U12 = −U11 R12 U22
+/// ```
+pub(super) fn upper<L: Linalg + ?Sized>(
     linalg: &L,
-    l: &mut Array2<f32>,
-    diagonal_inverses: &[Array2<f32>],
+    mut a: ArrayViewMut2<'_, f32>,
+    inverses: &[Array2<f32>],
 ) {
-    for (block, inverse) in diagonal_inverses.iter().enumerate() {
-        let start = block * PANEL;
-        let end = start + inverse.nrows();
-        let (above, row) = l.view().split_at(ndarray::Axis(0), start);
-        let finished: Vec<Array2<f32>> = (0..block)
-            .into_par_iter()
-            .map(|j| {
-                let columns = j * PANEL..(j + 1) * PANEL;
-                let mut sum = Array2::zeros((end - start, PANEL));
-                linalg.gemm(
-                    1.0,
-                    row.slice(s![..end - start, columns.start..start]),
-                    above.slice(s![columns.start.., columns]),
-                    sum.view_mut(),
-                );
-                let mut x = Array2::zeros(sum.dim());
-                linalg.gemm(-1.0, inverse.view(), sum.view(), x.view_mut());
-                x
-            })
-            .collect();
-        for (j, x) in finished.iter().enumerate() {
-            l.slice_mut(s![start..end, j * PANEL..(j + 1) * PANEL]).assign(x);
+    if let [inverse] = inverses {
+        for (i, row) in inverse.rows().into_iter().enumerate() {
+            (i..row.len()).for_each(|j| a[(i, j)] = row[j]);
         }
-        l.slice_mut(s![start..end, start..end]).assign(inverse);
-        l.slice_mut(s![start..end, end..]).fill(0.0);
+        return;
     }
+    let n = a.nrows();
+    if n == 0 {
+        return;
+    }
+    let at = half(n);
+    let [mut a11, mut a12, mut a22] = blocks(a, at);
+    let (first, second) = inverses.split_at(at / LEAF);
+    upper(linalg, a11.view_mut(), first);
+    upper(linalg, a22.view_mut(), second);
+    strips(a12.view_mut(), Axis(0), |_, mut strip| {
+        strip.mapv_inplace(|x| -x);
+        right(linalg, strip, a22.view(), second);
+    });
+    strips(a12, Axis(1), |_, strip| left(linalg, a11.view(), first, strip));
 }
 
-/// The inverse of one diagonal block by forward substitution, zeros above the diagonal.
-pub(super) fn invert_small(l: ArrayView2<'_, f32>) -> Array2<f32> {
-    let n = l.nrows();
-    let mut x = Array2::zeros((n, n));
-    for j in 0..n {
-        x[(j, j)] = 1.0 / l[(j, j)];
-        for i in j + 1..n {
-            let sum: f64 = (j..i).map(|k| f64::from(l[(i, k)]) * f64::from(x[(k, j)])).sum();
-            x[(i, j)] = (-sum / f64::from(l[(i, i)])) as f32;
-        }
+/// `x = U · x`.
+fn left<L: Linalg + ?Sized>(
+    linalg: &L,
+    u: ArrayView2<'_, f32>,
+    leaves: &[Array2<f32>],
+    x: ArrayViewMut2<'_, f32>,
+) {
+    if let [leaf] = leaves {
+        return times(linalg, x.reversed_axes(), leaf.t());
     }
-    x
+    let at = half(u.nrows());
+    let [u11, u12, u22] = blocks_of(u, at);
+    let (first, second) = leaves.split_at(at / LEAF);
+    let (mut x1, x2) = x.split_at(Axis(0), at);
+    left(linalg, u11, first, x1.view_mut());
+    linalg.gemm(1.0, u12, x2.view(), x1);
+    left(linalg, u22, second, x2);
+}
+
+/// `x = x · U`.
+fn right<L: Linalg + ?Sized>(
+    linalg: &L,
+    x: ArrayViewMut2<'_, f32>,
+    u: ArrayView2<'_, f32>,
+    leaves: &[Array2<f32>],
+) {
+    if let [leaf] = leaves {
+        return times(linalg, x, leaf.view());
+    }
+    let at = half(u.nrows());
+    let [u11, u12, u22] = blocks_of(u, at);
+    let (first, second) = leaves.split_at(at / LEAF);
+    let (x1, mut x2) = x.split_at(Axis(1), at);
+    right(linalg, x2.view_mut(), u22, second);
+    linalg.gemm(1.0, x1.view(), u12, x2);
+    right(linalg, x1, u11, first);
 }

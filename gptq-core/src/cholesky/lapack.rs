@@ -1,9 +1,8 @@
 //! The same factor from LAPACK.
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
 use ndarray_linalg::{Cholesky, Diag, SolveTriangular, UPLO, error::LinalgError};
 
-use super::reverse_both_axes;
 use crate::{Error, Linalg, Portable};
 
 /// [`Linalg`] whose factorisation is LAPACK's `potrf` and `trtrs`, through `ndarray-linalg`.
@@ -26,13 +25,15 @@ impl Linalg for Lapack {
 
     fn inverse_factor(&self, h: &mut Array2<f32>) -> Result<(), Error> {
         let n = h.nrows();
-        reverse_both_axes(h);
-        let l = h.cholesky(UPLO::Lower).map_err(|e| pivot_error(e, n))?;
+        // The usual factor of H with its order reversed, reversed again.
+        let reversed = h.slice(s![..;-1, ..;-1]).to_owned();
+        let l = reversed.t().cholesky(UPLO::Lower).map_err(|e| pivot_error(e, n))?;
         let inverse = l
             .solve_triangular(UPLO::Lower, Diag::NonUnit, &Array2::eye(n))
             .map_err(|e| Error::Backend { message: e.to_string() })?;
-        h.assign(&inverse);
-        reverse_both_axes(h);
+        for i in 0..n {
+            (i..n).for_each(|j| h[(i, j)] = inverse[(n - 1 - i, n - 1 - j)]);
+        }
         Ok(())
     }
 }

@@ -12,16 +12,19 @@ pub(super) fn attention(
     terms: ScoreTerms<'_, Array2<f32>>,
 ) -> Array2<f32> {
     let &AttentionShape { heads, kv_heads, head_dim, value_dim, scale, keys, .. } = shape;
-    let before = keys - q.nrows();
+    let length = q.nrows() / shape.texts;
+    let before = keys - length;
     let mut out = Array2::zeros((q.nrows(), heads * value_dim));
     for h in 0..heads {
         let kv = h * kv_heads / heads;
         for t in 0..q.nrows() {
-            let position = before + t;
+            let position = before + t % length;
             let seen = shape.window.first_key(position)..position + 1;
+            let own = t / length * keys;
+            let rows = own + seen.start..own + seen.end;
             let q = q.slice(s![t, h * head_dim..(h + 1) * head_dim]);
-            let k = k.slice(s![seen.clone(), kv * head_dim..(kv + 1) * head_dim]);
-            let v = v.slice(s![seen.clone(), kv * value_dim..(kv + 1) * value_dim]);
+            let k = k.slice(s![rows.clone(), kv * head_dim..(kv + 1) * head_dim]);
+            let v = v.slice(s![rows, kv * value_dim..(kv + 1) * value_dim]);
 
             let mut scores = k.dot(&q) * scale;
             if let Some(cap) = shape.softcap {

@@ -1,18 +1,89 @@
 //! Causal softmax attention, a block of queries of one head at a time.
 
 use gptq_core::{AttentionShape, ScoreTerms};
-use ndarray::{Array2, s};
+use std::ops::Range;
+
+use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
 use super::{
     exp::{exp, tanh},
     gemm::{product, tiles},
     isa::{Isa, Kernel},
+    one_query::OneQuery,
     rows::row_major,
 };
 
 /// Queries per task: enough for a real product, few enough to skip most of what is masked.
-const QUERIES: usize = 64;
+pub(super) const QUERIES: usize = 64;
+
+/// What there is to know about one head of one text.
+pub(super) struct Head<'a> {
+    shape: &'a AttentionShape,
+    head: usize,
+    /// First row of its queries, and of its keys.
+    rows: [usize; 2],
+    length: usize,
+    pub(super) scale: f32,
+    key_bias: Option<&'a [f32]>,
+    /// Minus infinity where there is none.
+    sink: f32,
+}
+
+impl<'a> Head<'a> {
+    pub(super) fn new(
+        head: usize,
+        text: usize,
+        length: usize,
+        shape: &'a AttentionShape,
+        terms: ScoreTerms<'a, Array2<f32>>,
+    ) -> Self {
+        assert!(shape.keys >= length, "attention: {} keys", shape.keys);
+        let key_bias = |bias: &'a Array2<f32>| &row_major(bias)[head * bias.ncols()..];
+        let sink = |sinks: &'a Array2<f32>| row_major(sinks)[head];
+        Self {
+            shape,
+            head,
+            rows: [text * length, text * shape.keys],
+            length,
+            scale: shape.scale,
+            key_bias: terms.key_bias.map(key_bias),
+            sink: terms.sinks.map_or(f32::NEG_INFINITY, sink),
+        }
+    }
+
+    /// Its queries, and all its keys and values.
+    pub(super) fn of<'m>(
+        &self,
+        q: &'m Array2<f32>,
+        k: &'m Array2<f32>,
+        v: &'m Array2<f32>,
+    ) -> [ArrayView2<'m, f32>; 3] {
+        let &AttentionShape { heads, kv_heads, head_dim, value_dim, keys, .. } = self.shape;
+        assert_eq!(q.ncols(), heads * head_dim, "attention: queries have another width");
+        let kv = self.head * kv_heads / heads;
+        let [own, behind] = self.rows;
+        let part = |of: &'m Array2<f32>, rows: Range<usize>, head: usize, width: usize| {
+            of.slice(s![rows, head * width..(head + 1) * width])
+        };
+        [
+            part(q, own..own + self.length, self.head, head_dim),
+            part(k, behind..behind + keys, kv, head_dim),
+            part(v, behind..behind + keys, kv, value_dim),
+        ]
+    }
+
+    /// The position of a query.
+    fn position(&self, query: usize) -> usize {
+        self.shape.keys - self.length + query
+    }
+
+    /// The keys that any of these queries sees.
+    pub(super) fn seen_by(&self, queries: Range<usize>) -> Range<usize> {
+        let first = self.shape.window.first_key(self.position(queries.start));
+        first..self.position(queries.end)
+    }
+}
 
 pub(crate) fn attention(
     isa: Isa,
@@ -22,49 +93,57 @@ pub(crate) fn attention(
     shape: &AttentionShape,
     terms: ScoreTerms<'_, Array2<f32>>,
 ) -> Array2<f32> {
-    let &AttentionShape { heads, kv_heads, head_dim, value_dim, scale, softcap, window, keys } =
-        shape;
-    assert_eq!(q.ncols(), heads * head_dim, "attention: queries have another width");
-    assert!(keys >= q.nrows() && keys <= k.nrows(), "attention: {keys} keys");
-    let before = keys - q.nrows();
-    let key_bias = terms.key_bias.map(|bias| (row_major(bias), bias.ncols()));
-    let sinks = terms.sinks.map(row_major);
+    let &AttentionShape { heads, value_dim, texts, .. } = shape;
+    let length = q.nrows() / texts;
     let mut out = Array2::zeros((q.nrows(), heads * value_dim));
-    tiles(out.view_mut(), QUERIES, value_dim).into_par_iter().for_each(|tile| {
-        let head = tile.column / value_dim;
-        let kv = head * kv_heads / heads;
-        let queries = tile.view.nrows();
-        // What the first query no longer sees, and what the last does not see yet, nobody does.
-        let start = before + tile.row;
-        let (first, end) = (window.first_key(start), start + queries);
-        let channels = head * head_dim..(head + 1) * head_dim;
-        let q = q.slice(s![tile.row..tile.row + queries, channels]);
-        let k = k.slice(s![first..end, kv * head_dim..(kv + 1) * head_dim]);
-        let v = v.slice(s![first..end, kv * value_dim..(kv + 1) * value_dim]);
-        let key_bias = key_bias.map(|(all, width)| &all[head * width..][first..end]);
-        let sink = sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[head]);
-
-        let mut scores = Array2::zeros((queries, end - first));
-        product(scale, q, k.t(), scores.view_mut(), false);
-        for (i, mut row) in scores.rows_mut().into_iter().enumerate() {
-            let row = row.as_slice_mut().expect("rows of a fresh array");
-            let seen = window.first_key(start + i) - first..start + i + 1 - first;
-            row[..seen.start].fill(0.0);
-            row[seen.end..].fill(0.0);
-            let key_bias = key_bias.map(|bias| &bias[seen.clone()]);
-            isa.run(Softmax { row: &mut row[seen], softcap, key_bias, sink });
+    if q.nrows() == 1 {
+        let key_bias = terms.key_bias.map(|bias| (row_major(bias), bias.ncols()));
+        let sinks = terms.sinks.map(row_major);
+        let one = OneQuery { isa, q: row_major(q), k: row_major(k), v: row_major(v), shape };
+        one.attend(key_bias, sinks, out.as_slice_mut().expect("a fresh array"));
+        return out;
+    }
+    let all = out.axis_chunks_iter_mut(Axis(0), length.max(1)).enumerate();
+    let all = all.flat_map(|(text, out)| {
+        tiles(out, QUERIES, value_dim).into_iter().map(move |tile| (text, tile))
+    });
+    all.collect::<Vec<_>>().into_par_iter().for_each(|(text, tile)| {
+        let head = Head::new(tile.column / value_dim, text, length, shape, terms);
+        let [q, k, v] = head.of(q, k, v);
+        let queries = tile.row..tile.row + tile.view.nrows();
+        let seen = head.seen_by(queries.clone());
+        let mut scores = Array2::zeros((queries.len(), seen.len()));
+        let (k, v) = (k.slice(s![seen.clone(), ..]), v.slice(s![seen.clone(), ..]));
+        let q = q.slice(s![queries.clone(), ..]);
+        product(isa, head.scale, q, k.t(), scores.view_mut(), false);
+        for (query, row) in queries.zip(scores.rows_mut()) {
+            let row = row.into_slice().expect("rows of a fresh array");
+            soften(isa, &head, query, seen.start, row);
         }
-        product(1.0, scores.view(), v, tile.view, false);
+        product(isa, 1.0, scores.view(), v, tile.view, false);
     });
     out
 }
 
-struct Softmax<'a> {
-    row: &'a mut [f32],
-    softcap: Option<f32>,
-    key_bias: Option<&'a [f32]>,
+/// Turns the scores of a query with the keys from `first` on into weights; zero for those it does
+/// not see.
+pub(super) fn soften(isa: Isa, head: &Head<'_>, query: usize, first: usize, row: &mut [f32]) {
+    let position = head.position(query);
+    let seen = head.shape.window.first_key(position)..position + 1;
+    let key_bias = head.key_bias.map(|bias| &bias[seen.clone()]);
+    let seen = seen.start - first..seen.end - first;
+    row[..seen.start].fill(0.0);
+    row[seen.end..].fill(0.0);
+    let (softcap, sink) = (head.shape.softcap, head.sink);
+    isa.run(Softmax { row: &mut row[seen], softcap, key_bias, sink });
+}
+
+pub(crate) struct Softmax<'a> {
+    pub(crate) row: &'a mut [f32],
+    pub(crate) softcap: Option<f32>,
+    pub(crate) key_bias: Option<&'a [f32]>,
     /// One more score, without an entry of the row; minus infinity where there is none.
-    sink: f32,
+    pub(crate) sink: f32,
 }
 
 impl Kernel for Softmax<'_> {
@@ -72,7 +151,8 @@ impl Kernel for Softmax<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        const LANES: usize = 16;
+        // Two vectors, so that one waits less for the other.
+        const LANES: usize = 32;
         if let Some(cap) = self.softcap {
             for x in self.row.iter_mut() {
                 *x = cap * tanh::<FMA>(*x / cap);
@@ -83,19 +163,24 @@ impl Kernel for Softmax<'_> {
                 *x += b;
             }
         }
+        let (chunks, rest) = self.row.as_chunks_mut::<LANES>();
         let mut tops = [f32::NEG_INFINITY; LANES];
-        for chunk in self.row.chunks(LANES) {
-            for (top, x) in tops.iter_mut().zip(chunk) {
-                *top = if *x > *top { *x } else { *top };
+        for chunk in &*chunks {
+            for i in 0..LANES {
+                tops[i] = if chunk[i] > tops[i] { chunk[i] } else { tops[i] };
             }
         }
-        let top = tops.iter().fold(self.sink, |a, &b| a.max(b));
+        let top = tops.iter().chain(&*rest).fold(self.sink, |a, &b| a.max(b));
         let mut sums = [0f32; LANES];
-        for chunk in self.row.chunks_mut(LANES) {
-            for (sum, x) in sums.iter_mut().zip(chunk) {
-                *x = exp::<FMA>(*x - top);
-                *sum += *x;
+        for chunk in chunks {
+            for i in 0..LANES {
+                chunk[i] = exp::<FMA>(chunk[i] - top);
+                sums[i] += chunk[i];
             }
+        }
+        for x in rest {
+            *x = exp::<FMA>(*x - top);
+            sums[0] += *x;
         }
         let total = 1.0 / (sums.iter().sum::<f32>() + exp::<FMA>(self.sink - top));
         for x in self.row {

@@ -87,6 +87,12 @@ impl Isa {
         }
     }
 
+    /// Whether there are 256-bit registers and fused multiply-add.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_avx2(self) -> bool {
+        self.0 >= Level::Avx2
+    }
+
     /// Whether 512-bit registers may be used.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn has_avx512(self) -> bool {

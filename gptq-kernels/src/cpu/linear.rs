@@ -1,9 +1,10 @@
 //! `y = x · wᵀ + bias`.
 
-use ndarray::{Array2, s};
+use ndarray::{Array2, Axis, s};
 use rayon::prelude::*;
 
 use super::{
+    bf16::{self, Packed, Side},
     gemm::{product, tiles},
     isa::{Isa, Kernel, mul_add},
 };
@@ -11,6 +12,9 @@ use super::{
 /// Tokens and outputs per task.
 const TOKENS: usize = 128;
 const OUTPUTS: usize = 256;
+
+/// Below this many tokens, packing the weights costs more than it saves.
+pub(super) const FEW: usize = 16;
 
 pub(crate) fn linear(
     isa: Isa,
@@ -32,13 +36,40 @@ pub(crate) fn linear(
             }
         } else {
             let x = x.slice(s![tile.row..tile.row + tokens, ..]);
-            product(1.0, x, w.t(), tile.view.view_mut(), false);
+            product(isa, 1.0, x, w.t(), tile.view.view_mut(), false);
         }
         if let Some(bias) = bias {
             tile.view += &bias.slice(s![.., tile.column..tile.column + outputs]);
         }
     });
     y
+}
+
+/// A weight and its bias.
+type Weight<'a> = (&'a Array2<f32>, Option<&'a Array2<f32>>);
+
+/// Several linears of one input, which is packed once.
+pub(crate) fn linear_each(
+    isa: Isa,
+    in_bf16: bool,
+    x: &Array2<f32>,
+    linears: &[Weight<'_>],
+) -> Vec<Array2<f32>> {
+    if !in_bf16 || x.nrows() < FEW || linears.is_empty() {
+        return linears.iter().map(|(w, bias)| linear(isa, x, w, *bias)).collect();
+    }
+    let left = Packed::new(isa, x.view(), Side::Left);
+    let product = |(w, bias): &Weight<'_>| {
+        let mut y = Array2::zeros((x.nrows(), w.nrows()));
+        let right = Packed::new(isa, w.view(), Side::Right);
+        bf16::multiply(isa, &left, &right, y.view_mut(), false, |_| true);
+        if let Some(bias) = bias {
+            let bias = bias.row(0);
+            y.axis_iter_mut(Axis(0)).into_par_iter().for_each(|mut row| row += &bias);
+        }
+        y
+    };
+    linears.iter().map(product).collect()
 }
 
 struct Dot<'a> {

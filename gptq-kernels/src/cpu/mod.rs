@@ -3,30 +3,33 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod attention;
+mod bf16;
 mod exp;
 mod gemm;
 mod gram;
 mod isa;
 mod linear;
 mod norm;
-mod packed_matmul;
-mod packed_matvec;
+mod one_query;
+mod packed;
+mod peak;
 mod pointwise;
 mod precision;
-mod prepare;
 mod rope;
 mod rows;
 
 use gptq_core::{
-    AttentionShape, Backend, Error, Gate, Linalg, Moments, Norm, Pointwise, RopeShape, ScoreTerms,
-    SolveJob, Solved, solve_stage,
+    AttentionShape, Backend, Error, Gate, Linalg, Loop, Moments, Norm, Pointwise, RopeShape,
+    ScoreTerms, SolveJob, Solved, solve_stage,
 };
 use gptq_pack::{PackedBackend, PackedLinearRef};
-use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
 
 pub use isa::Isa;
+pub(crate) use isa::Kernel;
+pub use packed::CpuPacked;
+pub(crate) use peak::int8_peak;
 pub use precision::Precision;
-pub use prepare::CpuPacked;
 
 /// The CPU, with the instruction set chosen when this is made. A tensor is an `Array2<f32>` in
 /// row-major order.
@@ -47,9 +50,16 @@ impl CpuBackend {
         Self { isa, precision: Precision::F32 }
     }
 
-    /// The same kernels with products of other numbers; [`Precision::F32`] unless told.
+    /// The same kernels with products of other numbers; [`Precision::F32`] unless told, and where
+    /// the CPU has nothing faster for them.
     pub fn with_precision(self, precision: Precision) -> Self {
-        Self { precision, ..self }
+        let slow = precision == Precision::Bf16 && !bf16::available(self.isa);
+        Self { precision: if slow { Precision::F32 } else { precision }, ..self }
+    }
+
+    /// Whether dense products round their factors to bf16.
+    fn in_bf16(&self) -> bool {
+        self.precision >= Precision::Bf16 && bf16::available(self.isa)
     }
 
     /// The instruction set in use.
@@ -77,7 +87,23 @@ impl Linalg for CpuBackend {
         b: ArrayView2<'_, f32>,
         c: ArrayViewMut2<'_, f32>,
     ) {
-        gemm::product(alpha, a, b, c, true);
+        gemm::product(self.isa, alpha, a, b, c, true);
+    }
+
+    fn run(&self, work: Loop<'_>) {
+        self.isa.run(SolverLoop(work));
+    }
+}
+
+/// One of the solver's loops: no product in it is fused, whatever the instructions.
+struct SolverLoop<'a>(Loop<'a>);
+
+impl Kernel for SolverLoop<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        self.0.run();
     }
 }
 
@@ -86,6 +112,14 @@ impl Backend for CpuBackend {
 
     fn upload(&self, a: ArrayView2<'_, f32>) -> Result<Array2<f32>, Error> {
         Ok(a.as_standard_layout().into_owned())
+    }
+
+    fn take(&self, a: Array2<f32>) -> Result<Array2<f32>, Error> {
+        Ok(if a.is_standard_layout() { a } else { a.as_standard_layout().into_owned() })
+    }
+
+    fn multiplies_bf16(&self) -> bool {
+        self.in_bf16()
     }
 
     fn download(&self, a: &Array2<f32>) -> Result<Array2<f32>, Error> {
@@ -106,7 +140,16 @@ impl Backend for CpuBackend {
         w: &Array2<f32>,
         bias: Option<&Array2<f32>>,
     ) -> Result<Array2<f32>, Error> {
-        Ok(linear::linear(self.isa, x, w, bias))
+        let mut outputs = self.linear_each(x, &[(w, bias)])?;
+        Ok(outputs.remove(0))
+    }
+
+    fn linear_each(
+        &self,
+        x: &Array2<f32>,
+        linears: &[(&Array2<f32>, Option<&Array2<f32>>)],
+    ) -> Result<Vec<Array2<f32>>, Error> {
+        Ok(linear::linear_each(self.isa, self.in_bf16(), x, linears))
     }
 
     fn norm(&self, x: &Array2<f32>, norm: &Norm<'_, Array2<f32>>) -> Result<Array2<f32>, Error> {
@@ -132,7 +175,12 @@ impl Backend for CpuBackend {
         shape: &AttentionShape,
         terms: ScoreTerms<'_, Array2<f32>>,
     ) -> Result<Array2<f32>, Error> {
-        Ok(attention::attention(self.isa, q, k, v, shape, terms))
+        let queries = q.nrows() / shape.texts;
+        Ok(if self.in_bf16() && queries >= linear::FEW {
+            bf16::attention(self.isa, q, k, v, shape, terms)
+        } else {
+            attention::attention(self.isa, q, k, v, shape, terms)
+        })
     }
 
     fn apply(&self, x: &mut Array2<f32>, f: Pointwise) -> Result<(), Error> {
@@ -184,7 +232,7 @@ impl Backend for CpuBackend {
     }
 
     fn accumulate_gram(&self, h: &mut Array2<f32>, x: &Array2<f32>) -> Result<(), Error> {
-        gram::accumulate_gram(h, x);
+        gram::accumulate_gram(self.isa, self.in_bf16(), h, x);
         Ok(())
     }
 
@@ -194,7 +242,7 @@ impl Backend for CpuBackend {
         native: &Array2<f32>,
         x: &Array2<f32>,
     ) -> Result<(), Error> {
-        gram::accumulate_cross(d, native, x);
+        gram::accumulate_cross(self.isa, self.in_bf16(), d, native, x);
         Ok(())
     }
 
@@ -207,35 +255,37 @@ impl Backend for CpuBackend {
     }
 }
 
-/// Up to this many tokens, reading the packed words once per token is cheaper than expanding them.
-const MATVEC_TOKENS: usize = 4;
-
 impl PackedBackend for CpuBackend {
     type Packed = CpuPacked;
 
     fn prepare(&self, layer: &PackedLinearRef<'_>) -> Result<CpuPacked, Error> {
-        Ok(CpuPacked::new(layer))
+        Ok(CpuPacked::packed(layer))
     }
 
-    fn packed_linear(&self, x: &Array2<f32>, layer: &CpuPacked) -> Result<Array2<f32>, Error> {
-        assert_eq!(x.ncols(), layer.in_features, "packed linear: inputs have another width");
-        let mut y = Array2::zeros((x.nrows(), layer.out_features));
-        if x.nrows() <= MATVEC_TOKENS {
-            for (x, mut y) in x.rows().into_iter().zip(y.rows_mut()) {
-                let x = x.to_slice().expect("tensors are row-major");
-                let y = y.as_slice_mut().expect("rows of a fresh array");
-                packed_matvec::packed_matvec(self.isa, layer, x, y);
-            }
-        } else {
-            packed_matmul::packed_matmul(self.isa, layer, x.view(), y.view_mut());
+    fn prepare_dense(
+        &self,
+        weight: ArrayView2<'_, f32>,
+        bias: Option<&[f32]>,
+    ) -> Result<CpuPacked, Error> {
+        Ok(CpuPacked::dense(self.precision, weight, bias))
+    }
+
+    fn linears(&self, x: &Array2<f32>, layers: &[&CpuPacked]) -> Result<Vec<Array2<f32>>, Error> {
+        if self.precision == Precision::Bf16 && x.nrows() >= linear::FEW {
+            // Expanding a layer costs as much as some tokens; tiles pay it back.
+            let weights: Vec<_> = layers.iter().map(|layer| layer.dequantize(self.isa)).collect();
+            let biases: Vec<_> = layers.iter().map(|layer| layer.bias_row()).collect();
+            let linears: Vec<_> = weights.iter().zip(biases.iter().map(Option::as_ref)).collect();
+            return self.linear_each(x, &linears);
         }
-        if let Some(bias) = &layer.bias {
-            y += &ArrayView1::from(bias);
-        }
-        Ok(y)
+        Ok(packed::linears(self.isa, self.precision, x, layers))
     }
 
     fn dequantize(&self, layer: &CpuPacked) -> Result<Array2<f32>, Error> {
-        Ok(packed_matmul::dequantize(self.isa, layer))
+        Ok(layer.dequantize(self.isa))
+    }
+
+    fn packed_bytes(&self, layer: &CpuPacked) -> u64 {
+        layer.bytes()
     }
 }

@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 
 use gptq_core::{Norm, NormKind};
-use ndarray::{Array2, Zip};
+use ndarray::{Array2, ArrayView1, ArrayViewMut1, Zip};
 
 use super::{
     isa::{Isa, Kernel, mul_add},
-    rows::row_major,
+    rows::{SMALL, row_major},
 };
 
 pub(crate) fn norm(isa: Isa, x: &Array2<f32>, norm: &Norm<'_, Array2<f32>>) -> Array2<f32> {
@@ -20,11 +20,17 @@ pub(crate) fn norm(isa: Isa, x: &Array2<f32>, norm: &Norm<'_, Array2<f32>>) -> A
     let weight = weight.map_or(vec![1.0; segment].into(), |w| spread(w, segment, x.ncols()));
     let bias = bias.map(|bias| spread(bias, segment, x.ncols()));
     let (weight, bias) = (&*weight, bias.as_deref());
-    Zip::from(y.rows_mut()).and(x.rows()).par_for_each(|mut y, x| {
+    let row = |mut y: ArrayViewMut1<'_, f32>, x: ArrayView1<'_, f32>| {
         let x = x.to_slice().expect("tensors are row-major");
         let y = y.as_slice_mut().expect("rows of a fresh array");
         isa.run(Row { kind, eps, segment, x, weight, bias, y });
-    });
+    };
+    let rows = Zip::from(y.rows_mut()).and(x.rows());
+    if x.len() <= SMALL {
+        rows.for_each(row);
+    } else {
+        rows.par_for_each(row);
+    }
     y
 }
 

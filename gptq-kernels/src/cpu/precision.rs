@@ -12,8 +12,9 @@ pub enum Precision {
     F32,
     /// bf16 for dense products and sums of squares of inputs: 8 significant bits.
     Bf16,
-    /// As [`Precision::Bf16`], and products with packed layers take their activations as bytes,
-    /// with a scale for every token and group.
+    /// As [`Precision::Bf16`], and products with prepared linears take their activations as bytes,
+    /// with a scale for every token and at most 128 inputs of a group. Dense linears are held as 8
+    /// bits in groups of 64. Every instruction set gives the same integers.
     Int8,
 }
 

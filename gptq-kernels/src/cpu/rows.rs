@@ -7,6 +7,9 @@ use rayon::prelude::*;
 
 use super::gemm::tiles;
 
+/// Up to this many elements, work is done before another thread has woken up.
+pub(crate) const SMALL: usize = 32 * 1024;
+
 /// Columns per task of a sum into scattered rows.
 const COLUMNS: usize = 512;
 
@@ -15,7 +18,11 @@ pub(crate) fn row_major(a: &Array2<f32>) -> &[f32] {
 }
 
 pub(crate) fn add_assign(x: &mut Array2<f32>, y: &Array2<f32>) {
-    Zip::from(x).and(y).par_for_each(|x, &y| *x += y);
+    if x.len() <= SMALL {
+        *x += y;
+    } else {
+        Zip::from(x).and(y).par_for_each(|x, &y| *x += y);
+    }
 }
 
 pub(crate) fn scale_rows(x: &mut Array2<f32>, factors: &[f32]) {

@@ -72,9 +72,11 @@ impl<B: PackedBackend> Interpreter<'_, B> {
             }
         }
         let tokens = backend.dim(&q).0;
+        let length = tokens / positions.texts;
         if let Some((floor, scale)) = attention.temperature {
             let at = |t: usize| (((positions.past + t + 1) as f32) / floor).floor();
-            let factors: Vec<f32> = (0..tokens).map(|t| at(t).ln_1p() * scale + 1.0).collect();
+            let factor = |t: usize| at(t % length).ln_1p() * scale + 1.0;
+            let factors: Vec<f32> = (0..tokens).map(factor).collect();
             backend.scale_rows(&mut q, &factors)?;
         }
         let shape = AttentionShape {
@@ -85,7 +87,8 @@ impl<B: PackedBackend> Interpreter<'_, B> {
             scale: attention.scale,
             softcap: attention.softcap,
             window: attention.window,
-            keys: positions.past + tokens,
+            keys: positions.past + length,
+            texts: positions.texts,
         };
         let terms = ScoreTerms {
             key_bias: positions.key_bias.as_ref().filter(|_| attention.alibi),

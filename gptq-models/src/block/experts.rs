@@ -8,7 +8,7 @@ use super::{Interpreter, Stream, copy};
 use crate::{
     Error,
     graph::{Experts, GroupRank, Router, Scoring, Weigh},
-    weights::StageWeights,
+    weights::{Linear, StageWeights},
 };
 
 /// Which experts see which tokens.
@@ -80,12 +80,13 @@ impl<B: PackedBackend> Interpreter<'_, B> {
                     None => self.route(router, weights, input)?,
                 };
                 for (route, linears) in routed.routes.iter().zip(&weights.experts) {
-                    let inside = match (route.rows.is_empty(), &linears[..]) {
-                        (false, [gate, up]) => {
-                            let x = self.rows(route, input)?;
-                            let (gate, up) = (gate.apply(backend, &x)?, up.apply(backend, &x)?);
-                            Some(backend.gated(&gate, &up, router.gate)?)
-                        }
+                    let outputs = if route.rows.is_empty() {
+                        Vec::new()
+                    } else {
+                        Linear::apply_all(linears, backend, &self.rows(route, input)?)?
+                    };
+                    let inside = match &outputs[..] {
+                        [gate, up] => Some(backend.gated(gate, up, router.gate)?),
                         _ => None,
                     };
                     routed.inside.push(inside);

@@ -15,12 +15,12 @@ use gptq_pack::PackedBackend;
 pub(crate) use attention::LayerCache;
 pub use experts::Routing;
 pub(crate) use positions::Positions;
-pub(crate) use stream::{Input, Stream, copy};
+pub(crate) use stream::{Input, Place, Stream, copy};
 
 use crate::{
     Architecture, Error,
     graph::{Add, Embed, EmbedScale, NormSpec, Reads, Reg, Stage, Then},
-    weights::{Small, StageWeights},
+    weights::{Linear, Small, StageWeights},
 };
 
 /// Runs the stages of one architecture on one backend.
@@ -32,12 +32,13 @@ pub(crate) struct Interpreter<'a, B> {
 }
 
 impl<B: PackedBackend> Interpreter<'_, B> {
-    /// The first residual of a text, from the rows of its embedding.
+    /// The first residual of texts of `length` tokens each, from the rows of their embedding.
     pub(crate) fn embed(
         &self,
         weights: &EmbedWeights<B::Tensor>,
         ids: &[u32],
         past: usize,
+        length: usize,
     ) -> Result<Stream<B::Tensor>, Error> {
         let (backend, embed) = (self.backend, &self.arch.graph.embed);
         let mut x = backend.gather(&weights.table, ids)?;
@@ -48,7 +49,8 @@ impl<B: PackedBackend> Interpreter<'_, B> {
             x = backend.linear(&x, widen, None)?;
         }
         if let (Some(table), Some((_, first))) = (&weights.positions, &embed.positions) {
-            let rows: Vec<u32> = (0..ids.len()).map(|t| (first + past + t) as u32).collect();
+            let row = |t: usize| (first + past + t % length) as u32;
+            let rows: Vec<u32> = (0..ids.len()).map(row).collect();
             backend.add_assign(&mut x, &backend.gather(table, &rows)?)?;
         }
         if let Some(norm) = &embed.norm {
@@ -87,14 +89,12 @@ impl<B: PackedBackend> Interpreter<'_, B> {
         positions: &Positions<B::Tensor>,
         cache: Option<&mut LayerCache<B::Tensor>>,
     ) -> Result<(), Error> {
-        let mut outputs = Vec::with_capacity(weights.linears.len());
+        let mut outputs;
         let mut normed = None;
         let mut routed = None;
         {
             let input = self.input(stage, weights, stream)?;
-            for linear in &weights.linears {
-                outputs.push(linear.apply(self.backend, &input)?);
-            }
+            outputs = Linear::apply_all(&weights.linears, self.backend, &input)?;
             if let Some(experts) = &stage.experts {
                 routed = Some(self.experts(experts, weights, &input, stream)?);
             }

@@ -18,24 +18,35 @@ pub(crate) struct Positions<T> {
     pub(crate) key_bias: Option<T>,
     /// Tokens already in the cache.
     pub(crate) past: usize,
+    /// Texts that stand one below the other.
+    pub(crate) texts: usize,
 }
 
 impl<T> Positions<T> {
+    /// Of `texts` texts of `tokens` tokens each, behind `past` others.
     pub(crate) fn new<B: Backend<Tensor = T>>(
         backend: &B,
         graph: &Graph,
         past: usize,
         tokens: usize,
+        texts: usize,
     ) -> Result<Self, Error> {
         let table = |rope: &crate::rope::Rope| {
             let RopeTable { cos, sin } = rope.table(past, tokens);
-            Ok((backend.upload(cos.view())?, backend.upload(sin.view())?))
+            let upload = |one: Array2<f32>| {
+                let all = Array2::from_shape_fn((texts * tokens, one.ncols()), |(t, i)| {
+                    one[(t % tokens, i)]
+                });
+                backend.upload(all.view())
+            };
+            Ok((upload(cos)?, upload(sin)?))
         };
         let bias = |alibi: &Alibi| backend.upload(key_bias(alibi, past + tokens).view());
         Ok(Self {
             ropes: graph.ropes.iter().map(table).collect::<Result<_, Error>>()?,
             key_bias: graph.alibi.as_ref().map(bias).transpose()?,
             past,
+            texts,
         })
     }
 }

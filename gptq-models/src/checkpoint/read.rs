@@ -80,6 +80,19 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Gives the memory of what was read back to the system; read again, it comes from the file.
+    pub(crate) fn release(&self) {
+        #[cfg(unix)]
+        for shard in &self.shards {
+            #[allow(unsafe_code, reason = "pages of a map count as memory until they are dropped")]
+            // SAFETY: the map is read-only and backed by its file, which dropped pages are read
+            // from again.
+            let dropped = unsafe { shard.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            // Pages that stay are only memory.
+            drop(dropped);
+        }
+    }
+
     fn map_shard(&mut self, path: &Path) -> Result<(), Error> {
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
         #[allow(unsafe_code, reason = "a map is how checkpoints larger than memory are read")]

@@ -212,6 +212,28 @@ impl Stage {
         out
     }
 
+    /// Channels of what the stage leaves for the next, if it does.
+    pub(crate) fn holds(&self) -> Option<usize> {
+        let mut outputs = self.linears.iter().map(|linear| linear.out_features);
+        let mut held = None;
+        for then in &self.then {
+            let width = match then {
+                Then::Attend(attention) => {
+                    let reads = if matches!(attention.qkv, Qkv::Separate) { 3 } else { 1 };
+                    outputs.by_ref().take(reads).for_each(drop);
+                    attention.heads * attention.value_dim
+                }
+                Then::Latent(_) => outputs.by_ref().sum(),
+                Then::Gated(_) => outputs.by_ref().take(2).last().unwrap_or(0),
+                Then::GatedHalves(_) => outputs.next().unwrap_or(0) / 2,
+                Then::Apply(_) | Then::Hold(_) => outputs.next().unwrap_or(0),
+                Then::Add(_) => continue,
+            };
+            held = Some(held.unwrap_or(0) + width);
+        }
+        held
+    }
+
     /// The attention of the stage, if it has one.
     pub(crate) fn attention(&self) -> Option<&Attention> {
         self.then.iter().find_map(|then| match then {

@@ -10,6 +10,7 @@ mod fallback;
 mod files;
 mod gptaq;
 mod head;
+mod memory;
 mod promises;
 mod rules;
 mod schemes;

@@ -115,8 +115,20 @@ impl PackedBackend for Stubborn {
         Reference.prepare(layer)
     }
 
-    fn packed_linear(&self, x: &Matrix, layer: &Self::Packed) -> Result<Matrix, Error> {
-        Reference.packed_linear(x, layer)
+    fn prepare_dense(
+        &self,
+        weight: ArrayView2<'_, f32>,
+        bias: Option<&[f32]>,
+    ) -> Result<Self::Packed, Error> {
+        Reference.prepare_dense(weight, bias)
+    }
+
+    fn linears(&self, x: &Matrix, layers: &[&Self::Packed]) -> Result<Vec<Matrix>, Error> {
+        Reference.linears(x, layers)
+    }
+
+    fn packed_bytes(&self, layer: &Self::Packed) -> u64 {
+        Reference.packed_bytes(layer)
     }
 
     fn dequantize(&self, layer: &Self::Packed) -> Result<Matrix, Error> {

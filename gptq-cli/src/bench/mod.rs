@@ -1,0 +1,23 @@
+//! `gptq bench`: a file per subcommand.
+
+mod decode;
+mod machine;
+
+use clap::Subcommand;
+
+use crate::failure::Failure;
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum BenchCommand {
+    /// What this machine can do at most: products of f32, bf16 and bytes, and reading memory
+    Machine,
+    /// Tokens per second of a model, and the share of the memory's bandwidth that decoding takes
+    Decode(decode::DecodeArgs),
+}
+
+pub(crate) fn run(command: &BenchCommand, json: bool) -> Result<(), Failure> {
+    match command {
+        BenchCommand::Machine => machine::run(json),
+        BenchCommand::Decode(args) => decode::run(args, json),
+    }
+}

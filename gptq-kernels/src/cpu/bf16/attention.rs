@@ -1,0 +1,67 @@
+//! Attention of many queries: scores and sums of values as products of bf16, softmax in f32.
+
+use gptq_core::{AttentionShape, ScoreTerms};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
+use rayon::prelude::*;
+
+use super::{
+    super::{
+        attention::{Head, QUERIES, soften},
+        gemm::{Tile, tiles},
+        isa::Isa,
+    },
+    MicroKernel, Packed, Side, kernel, multiply_block,
+    pack::DEPTH,
+};
+
+/// As `attention::attention`, for texts of at least some queries.
+pub(crate) fn attention(
+    isa: Isa,
+    q: &Array2<f32>,
+    k: &Array2<f32>,
+    v: &Array2<f32>,
+    shape: &AttentionShape,
+    terms: ScoreTerms<'_, Array2<f32>>,
+) -> Array2<f32> {
+    let kernel = kernel::best(isa).expect("asked for before");
+    let length = q.nrows() / shape.texts;
+    let mut out = Array2::zeros((q.nrows(), shape.heads * shape.value_dim));
+    let texts = out.axis_chunks_iter_mut(Axis(0), length).enumerate();
+    let heads = texts.flat_map(|(text, out)| {
+        tiles(out, length, shape.value_dim).into_iter().map(move |tile| (text, tile))
+    });
+    heads.collect::<Vec<_>>().into_par_iter().for_each(|(text, tile)| {
+        let head = Head::new(tile.column / shape.value_dim, text, length, shape, terms);
+        attend(isa, kernel, &head, head.of(q, k, v), tile.view);
+    });
+    out
+}
+
+/// One head of one text.
+fn attend(
+    isa: Isa,
+    kernel: MicroKernel,
+    head: &Head<'_>,
+    [q, k, v]: [ArrayView2<'_, f32>; 3],
+    mut out: ArrayViewMut2<'_, f32>,
+) {
+    let keys = Packed::here(isa, k, Side::Right);
+    let values = Packed::here(isa, v.t(), Side::Right);
+    for row in (0..q.nrows()).step_by(QUERIES) {
+        let rows = row..q.nrows().min(row + QUERIES);
+        let seen = head.seen_by(rows.clone());
+        // Tiles of values begin at multiples of their depth.
+        let first = seen.start / DEPTH * DEPTH;
+        let q = q.slice(s![rows.clone(), ..]).mapv(|x| x * head.scale);
+        let mut scores = Array2::zeros((rows.len(), seen.end - first));
+        let block = Tile { row: 0, column: first, view: scores.view_mut() };
+        multiply_block(kernel, &Packed::here(isa, q.view(), Side::Left), &keys, 0, block, false);
+        for (query, row) in rows.clone().zip(scores.rows_mut()) {
+            let row = row.into_slice().expect("rows of a fresh array");
+            soften(isa, head, query, first, row);
+        }
+        let weights = Packed::here(isa, scores.view(), Side::Left);
+        let block = Tile { row: 0, column: 0, view: out.slice_mut(s![rows, ..]) };
+        multiply_block(kernel, &weights, &values, first / DEPTH, block, false);
+    }
+}

@@ -1,0 +1,150 @@
+//! Several linears of one input. Their strips are one list of tasks, so that threads meet once; the
+//! input is gathered and rounded once for all layers that want it in the same order.
+
+use std::borrow::Cow;
+
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, s};
+use rayon::prelude::*;
+
+#[cfg(target_arch = "x86_64")]
+use super::amx;
+use super::{
+    super::{
+        gemm::{Tile, tiles},
+        isa::Isa,
+        precision::Precision,
+    },
+    CpuPacked, Weights,
+    bytes::{Bytes, TOKENS},
+    dense, exact, expand, int8,
+    quads::LANE,
+    slots::Slots,
+    tiles::{STRIP, Strip},
+};
+
+/// Up to this many tokens, reading packed words once per token is cheaper than expanding them.
+const FEW: usize = 4;
+
+/// Bytes of activations that stay in a core's cache while strips of weights pass.
+const CACHE: usize = 1 << 20;
+
+/// Activations as a layer wants them.
+enum Input<'x> {
+    Bytes(Bytes),
+    Floats(Cow<'x, Array2<f32>>),
+}
+
+pub(crate) fn linears(
+    isa: Isa,
+    precision: Precision,
+    x: &Array2<f32>,
+    layers: &[&CpuPacked],
+) -> Vec<Array2<f32>> {
+    let mut inputs: Vec<(Option<&Slots>, Input<'_>)> = Vec::new();
+    let mut of_layer = Vec::with_capacity(layers.len());
+    for layer in layers {
+        assert_eq!(x.ncols(), layer.in_features, "a linear's inputs have another width");
+        let slots = match &layer.weights {
+            Weights::Packed(tiles) => Some(&tiles.slots),
+            Weights::Dense(_) => None,
+        };
+        let known = inputs.iter().position(|(known, _)| *known == slots);
+        of_layer.push(known.unwrap_or_else(|| {
+            inputs.push((slots, input(isa, precision, slots, x)));
+            inputs.len() - 1
+        }));
+    }
+    let empty = |layer: &&CpuPacked| Array2::zeros((x.nrows(), layer.out_features));
+    let mut outputs: Vec<Array2<f32>> = layers.iter().map(empty).collect();
+    let mut tasks = Vec::new();
+    for ((layer, y), &input) in layers.iter().zip(&mut outputs).zip(&of_layer) {
+        let tokens = (CACHE / layer.in_features / TOKENS * TOKENS).max(TOKENS);
+        let of_layer = tiles(y.view_mut(), tokens, STRIP);
+        tasks.extend(of_layer.into_iter().map(|tile| (*layer, &inputs[input].1, tile)));
+    }
+    tasks.into_par_iter().for_each(|(layer, input, tile)| task(isa, layer, input, tile));
+    outputs
+}
+
+fn input<'x>(
+    isa: Isa,
+    precision: Precision,
+    slots: Option<&Slots>,
+    x: &'x Array2<f32>,
+) -> Input<'x> {
+    match slots {
+        Some(slots) if precision == Precision::Int8 => {
+            Input::Bytes(Bytes::new(isa, slots, x.view()))
+        }
+        Some(slots) if slots.reorders() => Input::Floats(Cow::Owned(gather(slots, x))),
+        _ => Input::Floats(Cow::Borrowed(x)),
+    }
+}
+
+fn gather(slots: &Slots, x: &Array2<f32>) -> Array2<f32> {
+    let mut out = Array2::zeros((x.nrows(), slots.lanes() * LANE));
+    for (mut out, x) in out.rows_mut().into_iter().zip(x.rows()) {
+        let x = slots.gather(x);
+        out.iter_mut().zip(&*x).for_each(|(out, &x)| *out = x);
+    }
+    out
+}
+
+/// One strip of one layer, for some tokens.
+fn task(isa: Isa, layer: &CpuPacked, input: &Input<'_>, tile: Tile<'_>) {
+    let Tile { row, column, view: mut y } = tile;
+    let (tokens, strip) = (y.nrows(), column / STRIP);
+    match (&layer.weights, input) {
+        (Weights::Packed(tiles), Input::Bytes(x)) => {
+            #[cfg(target_arch = "x86_64")]
+            if isa.has_amx() && tokens >= amx::WORTHWHILE {
+                let mut sums = vec![[0.0; STRIP]; tokens.next_multiple_of(TOKENS)];
+                amx::strip(isa, tiles, strip, x, row, &mut sums);
+                return finish(layer, column, &sums, y);
+            }
+            if tokens == 1 {
+                let mut sums = [[0.0; STRIP]];
+                int8::strip(isa, tiles, strip, x, row, &mut sums);
+                return finish(layer, column, &sums, y);
+            }
+            let mut sums = vec![[0.0; STRIP]; tokens];
+            int8::strip(isa, tiles, strip, x, row, &mut sums);
+            finish(layer, column, &sums, y);
+        }
+        (Weights::Packed(tiles), Input::Floats(x)) if tokens <= FEW => {
+            for (t, y) in y.rows_mut().into_iter().enumerate() {
+                let x = x.row(row + t);
+                let mut sums = [[0.0; STRIP]];
+                exact::strip(isa, tiles, strip, x.to_slice().expect("row-major"), &mut sums[0]);
+                finish(layer, column, &sums, y.insert_axis(ndarray::Axis(0)));
+            }
+        }
+        (Weights::Packed(tiles), Input::Floats(x)) => {
+            expand::strip(isa, tiles, strip, some(x, row, tokens), y.view_mut());
+            add_bias(layer, column, y);
+        }
+        (Weights::Dense(weights), Input::Floats(x)) => {
+            dense::strip(isa, weights, strip, some(x, row, tokens), y.view_mut());
+            add_bias(layer, column, y);
+        }
+        (Weights::Dense(_), Input::Bytes(_)) => unreachable!("dense layers read numbers"),
+    }
+}
+
+fn some(x: &Array2<f32>, first: usize, tokens: usize) -> ArrayView2<'_, f32> {
+    x.slice(s![first..first + tokens, ..])
+}
+
+fn finish(layer: &CpuPacked, column: usize, sums: &[Strip<f32>], mut y: ArrayViewMut2<'_, f32>) {
+    for (mut y, sums) in y.rows_mut().into_iter().zip(sums) {
+        let outputs = y.len();
+        y.assign(&ArrayView1::from(&sums[..outputs]));
+    }
+    add_bias(layer, column, y);
+}
+
+fn add_bias(layer: &CpuPacked, column: usize, mut y: ArrayViewMut2<'_, f32>) {
+    if let Some(bias) = &layer.bias {
+        y += &ArrayView1::from(&bias[column..column + y.ncols()]);
+    }
+}
