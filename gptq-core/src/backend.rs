@@ -1,7 +1,7 @@
 //! [`Backend`]: the operations of a transformer's forward pass and of GPTQ, wherever the matrices
 //! live.
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, CowArray, Ix2};
 
 use crate::{Error, Hessian, Portable, QuantConfig, Solved, solve::solve_stage};
 
@@ -217,6 +217,11 @@ pub trait Backend: Send + Sync {
     /// when it is kept so.
     fn multiplies_bf16(&self) -> bool {
         false
+    }
+
+    /// Shows a matrix; where it can be seen, nothing is copied.
+    fn look<'a>(&self, a: &'a Self::Tensor) -> Result<CowArray<'a, f32, Ix2>, Error> {
+        Ok(self.download(a)?.into())
     }
 
     /// Copies a matrix back.

@@ -2,9 +2,8 @@
 
 use std::{hint::black_box, thread, time::Instant};
 
-use gptq_core::{Backend, Linalg};
-use ndarray::{Array2, Axis};
-use rayon::prelude::*;
+use gptq_core::Backend;
+use ndarray::Array2;
 
 use crate::{
     CpuBackend, Isa, Precision,
@@ -57,16 +56,7 @@ impl Kernel for Sum<'_> {
 /// Operations per second of products of f32 matrices, 2048 on each side, on the caller's pool; the
 /// best of several passes. A multiplication and an addition are two operations.
 pub fn f32_products(isa: Isa) -> f64 {
-    let n = SIDE;
-    let (a, b) = (matrix(n), matrix(n));
-    let mut c = Array2::<f32>::zeros((n, n));
-    let backend = CpuBackend::with_isa(isa);
-    operations(|| {
-        let bands = c.axis_chunks_iter_mut(Axis(0), SIDE / 8).into_par_iter();
-        bands.zip(a.axis_chunks_iter(Axis(0), SIDE / 8)).for_each(|(c, a)| {
-            backend.gemm(1.0, a, b.view(), c);
-        });
-    })
+    products(&CpuBackend::with_isa(isa))
 }
 
 /// The same of products whose factors are rounded to bf16, packing included; `None` where the CPU
@@ -76,10 +66,14 @@ pub fn bf16_products(isa: Isa) -> Option<f64> {
     if backend.precision() != Precision::Bf16 {
         return None;
     }
+    Some(products(&backend))
+}
+
+fn products(backend: &CpuBackend) -> f64 {
     let (x, w) = (matrix(SIDE), matrix(SIDE));
-    Some(operations(|| {
+    operations(|| {
         black_box(backend.linear(&x, &w, None).is_ok());
-    }))
+    })
 }
 
 /// Operations per second of the instruction that sums products of bytes, on `threads` threads;

@@ -8,7 +8,7 @@ use std::{
 
 use gptq_core::Backend;
 use half::bf16;
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use crate::{
@@ -112,7 +112,7 @@ impl Parking {
                 continue;
             }
             let mut data = self.buffers.pop().unwrap_or_default();
-            encode(&backend.download(x)?, half, &mut data);
+            encode(backend.look(x)?.view(), half, &mut data);
             let at = match fits {
                 true => At::Memory(data),
                 false => {
@@ -233,8 +233,8 @@ fn bytes((rows, columns): (usize, usize), half: bool) -> u64 {
     (rows * columns * if half { 2 } else { 4 }) as u64
 }
 
-fn encode(a: &Array2<f32>, half: bool, data: &mut Vec<u8>) {
-    let values = a.as_slice().unwrap_or_else(|| unreachable!("downloads are row-major"));
+fn encode(a: ArrayView2<'_, f32>, half: bool, data: &mut Vec<u8>) {
+    let values = a.as_slice().unwrap_or_else(|| unreachable!("tensors are row-major"));
     data.clear();
     if !half {
         return data.extend_from_slice(bytemuck::cast_slice(values));

@@ -1,31 +1,25 @@
 //! What inputs sum up to: `h += xᵀ · x`, of which the upper triangle is half the work, and
 //! `d += (native − x)ᵀ · x`.
 
-use ndarray::{Array2, s};
-use rayon::prelude::*;
+use ndarray::Array2;
 
 use super::{
-    bf16::{self, Packed, Side},
-    gemm::{product, tiles},
+    bf16::{self, Packed},
+    gemm::{Tile, multiply},
     isa::Isa,
 };
 
-/// Channels per side of a task's tile.
-const SIDE: usize = 256;
-
 pub(crate) fn accumulate_gram(isa: Isa, in_bf16: bool, h: &mut Array2<f32>, x: &Array2<f32>) {
     if in_bf16 {
-        let [left, right] = [Side::Left, Side::Right].map(|side| Packed::new(isa, x.t(), side));
-        bf16::multiply(isa, &left, &right, h.view_mut(), true, |block| block.column >= block.row);
+        let [left, right] = Packed::both(isa, x.t());
+        // Small blocks waste less along the diagonal, large ones read less.
+        let block = if x.ncols() < 4096 { 128 } else { bf16::BLOCK };
+        let upper = |block: &Tile<'_>| block.column >= block.row;
+        bf16::multiply(isa, &left, &right, block, h.view_mut(), true, upper);
         return;
     }
-    let upper = tiles(h.view_mut(), SIDE, SIDE).into_par_iter().filter(|t| t.column >= t.row);
-    upper.for_each(|tile| {
-        let (rows, columns) = tile.view.dim();
-        let left = x.slice(s![.., tile.row..tile.row + rows]);
-        let right = x.slice(s![.., tile.column..tile.column + columns]);
-        product(isa, 1.0, left.t(), right, tile.view, true);
-    });
+    let upper = |tile: &Tile<'_>| tile.column + tile.view.ncols() > tile.row;
+    multiply(isa, x.t(), x.view(), h.view_mut(), true, upper);
 }
 
 pub(crate) fn accumulate_cross(
@@ -36,15 +30,10 @@ pub(crate) fn accumulate_cross(
     x: &Array2<f32>,
 ) {
     assert_eq!(native.dim(), x.dim(), "cross moment: native inputs have another shape");
+    let difference = native - x;
     if in_bf16 {
-        bf16::product(isa, (native - x).t(), x.view(), d.view_mut(), true);
-        return;
+        bf16::product(isa, difference.t(), x.view(), d.view_mut(), true);
+    } else {
+        multiply(isa, difference.t(), x.view(), d.view_mut(), true, |_| true);
     }
-    tiles(d.view_mut(), SIDE, SIDE).into_par_iter().for_each(|tile| {
-        let (rows, columns) = tile.view.dim();
-        let channels = s![.., tile.row..tile.row + rows];
-        let difference = &native.slice(channels) - &x.slice(channels);
-        let right = x.slice(s![.., tile.column..tile.column + columns]);
-        product(isa, 1.0, difference.t(), right, tile.view, true);
-    });
 }

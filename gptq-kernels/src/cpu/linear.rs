@@ -1,16 +1,16 @@
 //! `y = x · wᵀ + bias`.
 
-use ndarray::{Array2, Axis, s};
+use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 
 use super::{
     bf16::{self, Packed, Side},
-    gemm::{product, tiles},
+    gemm::{multiply, tiles},
     isa::{Isa, Kernel, mul_add},
+    rows::row_major,
 };
 
-/// Tokens and outputs per task.
-const TOKENS: usize = 128;
+/// Outputs per task of one token.
 const OUTPUTS: usize = 256;
 
 /// Below this many tokens, packing the weights costs more than it saves.
@@ -23,25 +23,18 @@ pub(crate) fn linear(
     bias: Option<&Array2<f32>>,
 ) -> Array2<f32> {
     let mut y = Array2::zeros((x.nrows(), w.nrows()));
-    let one_token = x.nrows() == 1;
-    tiles(y.view_mut(), TOKENS, OUTPUTS).into_par_iter().for_each(|mut tile| {
-        let (tokens, outputs) = tile.view.dim();
-        let w = w.slice(s![tile.column..tile.column + outputs, ..]);
-        if one_token {
-            // A packed product would copy all of w to use it once.
-            let x = x.row(0);
-            let x = x.as_slice().expect("tensors are row-major");
-            for (y, w) in tile.view.iter_mut().zip(w.rows()) {
+    if x.nrows() == 1 {
+        // A packed product would copy all of w to use it once.
+        let x = row_major(x);
+        tiles(y.view_mut(), 1, OUTPUTS).into_par_iter().for_each(|mut tile| {
+            for (y, w) in tile.view.iter_mut().zip(w.rows().into_iter().skip(tile.column)) {
                 *y = isa.run(Dot { a: w.to_slice().expect("tensors are row-major"), b: x });
             }
-        } else {
-            let x = x.slice(s![tile.row..tile.row + tokens, ..]);
-            product(isa, 1.0, x, w.t(), tile.view.view_mut(), false);
-        }
-        if let Some(bias) = bias {
-            tile.view += &bias.slice(s![.., tile.column..tile.column + outputs]);
-        }
-    });
+        });
+    } else {
+        multiply(isa, x.view(), w.t(), y.view_mut(), false, |_| true);
+    }
+    add_bias(&mut y, bias);
     y
 }
 
@@ -62,14 +55,18 @@ pub(crate) fn linear_each(
     let product = |(w, bias): &Weight<'_>| {
         let mut y = Array2::zeros((x.nrows(), w.nrows()));
         let right = Packed::new(isa, w.view(), Side::Right);
-        bf16::multiply(isa, &left, &right, y.view_mut(), false, |_| true);
-        if let Some(bias) = bias {
-            let bias = bias.row(0);
-            y.axis_iter_mut(Axis(0)).into_par_iter().for_each(|mut row| row += &bias);
-        }
+        bf16::multiply(isa, &left, &right, bf16::BLOCK, y.view_mut(), false, |_| true);
+        add_bias(&mut y, *bias);
         y
     };
     linears.iter().map(product).collect()
+}
+
+fn add_bias(y: &mut Array2<f32>, bias: Option<&Array2<f32>>) {
+    if let Some(bias) = bias {
+        let bias = bias.row(0);
+        y.axis_iter_mut(Axis(0)).into_par_iter().for_each(|mut row| row += &bias);
+    }
 }
 
 struct Dot<'a> {

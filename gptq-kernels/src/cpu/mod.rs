@@ -23,7 +23,7 @@ use gptq_core::{
     ScoreTerms, SolveJob, Solved, solve_stage,
 };
 use gptq_pack::{PackedBackend, PackedLinearRef};
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, CowArray, Ix2, s};
 
 pub use isa::Isa;
 pub(crate) use isa::Kernel;
@@ -116,6 +116,10 @@ impl Backend for CpuBackend {
 
     fn take(&self, a: Array2<f32>) -> Result<Array2<f32>, Error> {
         Ok(if a.is_standard_layout() { a } else { a.as_standard_layout().into_owned() })
+    }
+
+    fn look<'a>(&self, a: &'a Array2<f32>) -> Result<CowArray<'a, f32, Ix2>, Error> {
+        Ok(a.into())
     }
 
     fn multiplies_bf16(&self) -> bool {

@@ -28,7 +28,7 @@ use kernel::MicroKernel;
 pub(crate) use pack::{Packed, Side};
 
 /// Rows and columns of the result per task: its share of `left` stays in the second cache.
-const BLOCK: usize = 256;
+pub(crate) const BLOCK: usize = 256;
 
 /// Rows and columns that a micro-kernel computes at once: two strips each.
 const MICRO: usize = 2 * pack::ROWS;
@@ -55,14 +55,16 @@ pub(crate) fn product(
 ) {
     let left = Packed::new(isa, a, Side::Left);
     let right = Packed::new(isa, b.t(), Side::Right);
-    multiply(isa, &left, &right, c, accumulate, |_| true);
+    multiply(isa, &left, &right, BLOCK, c, accumulate, |_| true);
 }
 
-/// The product of packed operands, of those blocks that `wanted` keeps.
+/// The product of packed operands, of those blocks of `side` rows and columns, a multiple of 32,
+/// that `wanted` keeps.
 pub(crate) fn multiply(
     isa: Isa,
     left: &Packed,
     right: &Packed,
+    side: usize,
     c: ArrayViewMut2<'_, f32>,
     accumulate: bool,
     wanted: impl Fn(&Tile<'_>) -> bool + Sync + Send,
@@ -70,7 +72,7 @@ pub(crate) fn multiply(
     let kernel = kernel::best(isa).expect("asked for before");
     assert_eq!((left.rows(), right.rows()), c.dim(), "bf16 product: result has another shape");
     assert_eq!(left.steps(), right.steps(), "bf16 product: inner dimensions differ");
-    tiles(c, BLOCK, BLOCK).into_par_iter().filter(wanted).for_each(|block| {
+    tiles(c, side, side).into_par_iter().filter(wanted).for_each(|block| {
         multiply_block(kernel, left, right, 0, block, accumulate);
     });
 }

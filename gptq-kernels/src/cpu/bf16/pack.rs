@@ -56,6 +56,26 @@ impl Packed {
         })
     }
 
+    /// Both sides of the product of `a` with its own transpose: what is read serves twice.
+    pub(crate) fn both(isa: Isa, a: ArrayView2<'_, f32>) -> [Self; 2] {
+        let mut right = None;
+        let left = Self::with(a, |steps, left| {
+            right = Some(Self::with(a, |_, right| {
+                let left = left.par_chunks_mut(GROUP * steps);
+                let groups = left.zip(right.par_chunks_mut(GROUP * steps)).enumerate();
+                groups.for_each(|(group, (left, right))| {
+                    isa.run(Strips { a, side: Side::Left, group, steps, tiles: left });
+                    for (left, right) in left.iter().zip(right) {
+                        // SAFETY: written just now.
+                        turn(right.write(unsafe { left.assume_init() }));
+                    }
+                });
+            }));
+        });
+        let empty = || Self::with(a, |_, _| ());
+        [left, right.unwrap_or_else(empty)]
+    }
+
     fn with(a: ArrayView2<'_, f32>, fill: impl FnOnce(usize, &mut [MaybeUninit<BfTile>])) -> Self {
         let (rows, depth) = a.dim();
         let (strips, steps) = (rows.div_ceil(ROWS).next_multiple_of(2), depth.div_ceil(DEPTH));

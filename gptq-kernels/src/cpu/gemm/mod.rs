@@ -5,11 +5,13 @@
 
 mod kernel;
 mod pack;
+mod shared;
 
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::isa::Isa;
 use kernel::{MicroKernel, ROWS};
+pub(crate) use shared::multiply;
 
 /// Values along k between two visits of the result.
 const DEPTH: usize = 256;

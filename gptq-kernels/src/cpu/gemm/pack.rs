@@ -4,14 +4,11 @@ use ndarray::{ArrayView2, s};
 
 use super::super::isa::{Isa, Kernel};
 
-/// Values along k that are turned at once.
-const CHUNK: usize = 16;
-
 /// Writes `alpha · a` (rows × k, any strides) as strips of `width` rows: for every k the values of
 /// all rows of the strip, zeros for rows that are missing.
 pub(super) fn pack(isa: Isa, a: ArrayView2<'_, f32>, width: usize, alpha: f32, out: &mut Vec<f32>) {
-    out.clear();
-    out.reserve(a.nrows().next_multiple_of(width) * a.ncols());
+    // Whatever was there is overwritten.
+    out.resize(a.nrows().next_multiple_of(width) * a.ncols(), 0.0);
     match width {
         super::kernel::ROWS => isa.run(Pack::<{ super::kernel::ROWS }> { a, alpha, out }),
         16 => isa.run(Pack::<16> { a, alpha, out }),
@@ -23,7 +20,7 @@ pub(super) fn pack(isa: Isa, a: ArrayView2<'_, f32>, width: usize, alpha: f32, o
 struct Pack<'a, const WIDTH: usize> {
     a: ArrayView2<'a, f32>,
     alpha: f32,
-    out: &'a mut Vec<f32>,
+    out: &'a mut [f32],
 }
 
 impl<const WIDTH: usize> Kernel for Pack<'_, WIDTH> {
@@ -31,35 +28,38 @@ impl<const WIDTH: usize> Kernel for Pack<'_, WIDTH> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let (rows, depth) = self.a.dim();
-        let [row_stride, stride] = [self.a.strides()[0], self.a.strides()[1]];
-        for row in (0..rows).step_by(WIDTH) {
-            let count = WIDTH.min(rows - row);
-            for start in (0..depth).step_by(CHUNK) {
-                let inner = start..depth.min(start + CHUNK);
-                let mut chunk = [[0f32; WIDTH]; CHUNK];
-                if stride == 1 {
-                    for r in 0..count {
-                        let values = self.a.row(row + r).to_slice().expect("rows without gaps");
-                        for (line, &x) in chunk.iter_mut().zip(&values[inner.clone()]) {
-                            line[r] = x;
-                        }
-                    }
-                } else if row_stride == 1 {
-                    for (line, k) in chunk.iter_mut().zip(inner.clone()) {
-                        let values = self.a.column(k).to_slice().expect("columns without gaps");
-                        line[..count].copy_from_slice(&values[row..row + count]);
-                    }
-                } else {
-                    for (line, k) in chunk.iter_mut().zip(inner.clone()) {
-                        let values = self.a.slice(s![row..row + count, k]);
-                        line.iter_mut().zip(values).for_each(|(line, &x)| *line = x);
+        let Self { a, alpha, out } = self;
+        let (rows, depth) = a.dim();
+        if depth == 0 {
+            return;
+        }
+        let [row_stride, stride] = [a.strides()[0], a.strides()[1]];
+        for (strip, out) in out.chunks_exact_mut(WIDTH * depth).enumerate() {
+            let row = strip * WIDTH;
+            let lines = out.as_chunks_mut::<WIDTH>().0.iter_mut().enumerate();
+            if row + WIDTH > rows {
+                let part = a.slice(s![row.., ..]);
+                for (k, line) in lines {
+                    *line = [0.0; WIDTH];
+                    line.iter_mut().zip(part.column(k)).for_each(|(line, &x)| *line = alpha * x);
+                }
+            } else if row_stride == 1 {
+                for (k, line) in lines {
+                    // SAFETY: WIDTH rows from `row` on are there, and neighbours in memory.
+                    let column: &[f32; WIDTH] =
+                        unsafe { &*a.as_ptr().offset(row as isize + k as isize * stride).cast() };
+                    for (line, x) in line.iter_mut().zip(column) {
+                        *line = alpha * x;
                     }
                 }
-                if self.alpha != 1.0 {
-                    chunk.as_flattened_mut().iter_mut().for_each(|x| *x *= self.alpha);
+            } else {
+                for (k, line) in lines {
+                    for (r, line) in line.iter_mut().enumerate() {
+                        let at = (row + r) as isize * row_stride + k as isize * stride;
+                        // SAFETY: row + r < rows and k < depth.
+                        *line = alpha * unsafe { *a.as_ptr().offset(at) };
+                    }
                 }
-                self.out.extend_from_slice(chunk[..inner.len()].as_flattened());
             }
         }
     }
