@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{
     exp::{exp, tanh},
-    gemm::{product, tiles},
+    gemm::{Tile, product, tiles},
     isa::{Isa, Kernel},
     one_query::OneQuery,
     rows::row_major,
@@ -103,11 +103,7 @@ pub(crate) fn attention(
         one.attend(key_bias, sinks, out.as_slice_mut().expect("a fresh array"));
         return out;
     }
-    let all = out.axis_chunks_iter_mut(Axis(0), length.max(1)).enumerate();
-    let all = all.flat_map(|(text, out)| {
-        tiles(out, QUERIES, value_dim).into_iter().map(move |tile| (text, tile))
-    });
-    all.collect::<Vec<_>>().into_par_iter().for_each(|(text, tile)| {
+    of_heads(&mut out, length, QUERIES, value_dim).into_par_iter().for_each(|(text, tile)| {
         let head = Head::new(tile.column / value_dim, text, length, shape, terms);
         let [q, k, v] = head.of(q, k, v);
         let queries = tile.row..tile.row + tile.view.nrows();
@@ -123,6 +119,18 @@ pub(crate) fn attention(
         product(isa, 1.0, scores.view(), v, tile.view, false);
     });
     out
+}
+
+/// Cuts the result into tasks of at most `queries` rows of one head of one text.
+pub(super) fn of_heads(
+    out: &mut Array2<f32>,
+    length: usize,
+    queries: usize,
+    value_dim: usize,
+) -> Vec<(usize, Tile<'_>)> {
+    let texts = out.axis_chunks_iter_mut(Axis(0), length.max(1)).enumerate();
+    let tasks = |(text, out)| tiles(out, queries, value_dim).into_iter().map(move |t| (text, t));
+    texts.flat_map(tasks).collect()
 }
 
 /// Turns the scores of a query with the keys from `first` on into weights; zero for those it does

@@ -10,15 +10,14 @@ use super::{
 };
 
 pub(crate) fn accumulate_gram(isa: Isa, in_bf16: bool, h: &mut Array2<f32>, x: &Array2<f32>) {
+    let upper = |tile: &Tile<'_>| tile.column + tile.view.ncols() > tile.row;
     if in_bf16 {
         let [left, right] = Packed::both(isa, x.t());
         // Small blocks waste less along the diagonal, large ones read less.
         let block = if x.ncols() < 4096 { 128 } else { bf16::BLOCK };
-        let upper = |block: &Tile<'_>| block.column >= block.row;
         bf16::multiply(isa, &left, &right, block, h.view_mut(), true, upper);
         return;
     }
-    let upper = |tile: &Tile<'_>| tile.column + tile.view.ncols() > tile.row;
     multiply(isa, x.t(), x.view(), h.view_mut(), true, upper);
 }
 

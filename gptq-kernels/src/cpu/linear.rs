@@ -79,18 +79,22 @@ impl Kernel for Dot<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) -> f32 {
-        // Independent sums hide the latency of the adder.
-        const LANES: usize = 64;
-        assert_eq!(self.a.len(), self.b.len(), "dot: operands differ in length");
-        let (a, a_rest) = self.a.as_chunks::<LANES>();
-        let (b, b_rest) = self.b.as_chunks::<LANES>();
-        let mut sums = [0f32; LANES];
-        for (a, b) in a.iter().zip(b) {
-            for i in 0..LANES {
-                sums[i] = mul_add::<FMA>(a[i], b[i], sums[i]);
-            }
-        }
-        let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-        sums.iter().sum::<f32>() + rest
+        dot::<FMA, 64>(self.a, self.b)
     }
+}
+
+/// `a · b` in `LANES` independent sums, which hide the latency of the adder.
+#[inline(always)]
+pub(super) fn dot<const FMA: bool, const LANES: usize>(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len(), "dot: operands differ in length");
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    let mut sums = [0f32; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            sums[i] = mul_add::<FMA>(a[i], b[i], sums[i]);
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f32>() + rest
 }

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::{
     attention::Softmax,
     isa::{Isa, Kernel, mul_add},
+    linear::dot,
     rows::SMALL,
 };
 
@@ -75,19 +76,8 @@ impl Kernel for Scores<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        const LANES: usize = 32;
         for (score, key) in self.scores.iter_mut().zip(self.keys.chunks(self.width)) {
-            let key = &key[..self.q.len()];
-            let (q, q_rest) = self.q.as_chunks::<LANES>();
-            let (k, k_rest) = key.as_chunks::<LANES>();
-            let mut sums = [0f32; LANES];
-            for (q, k) in q.iter().zip(k) {
-                for i in 0..LANES {
-                    sums[i] = mul_add::<FMA>(q[i], k[i], sums[i]);
-                }
-            }
-            let rest: f32 = q_rest.iter().zip(k_rest).map(|(q, k)| q * k).sum();
-            *score = self.scale * (sums.iter().sum::<f32>() + rest);
+            *score = self.scale * dot::<FMA, 32>(self.q, &key[..self.q.len()]);
         }
     }
 }

@@ -96,7 +96,7 @@ impl TensorView<'_> {
                 let bits: Vec<f16> = halves.iter().map(|b| f16::from_le_bytes(*b)).collect();
                 bits.to_f32_vec()
             }
-            Dtype::BF16 => halves.iter().map(|b| bf16_to_f32(*b)).collect(),
+            Dtype::BF16 => halves.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
             _ => Vec::new(),
         }
     }
@@ -168,9 +168,4 @@ impl TensorView<'_> {
         Array2::from_shape_vec((rows, columns), values)
             .map_err(|e| Error::file(self.file, format!("tensor {}: {e}", self.name)))
     }
-}
-
-/// A bf16 is the upper half of an f32.
-fn bf16_to_f32(bytes: [u8; 2]) -> f32 {
-    f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
 }

@@ -1,13 +1,13 @@
 //! Attention of many queries: scores and sums of values as products of bf16, softmax in f32.
 
 use gptq_core::{AttentionShape, ScoreTerms};
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
 use rayon::prelude::*;
 
 use super::{
     super::{
-        attention::{Head, QUERIES, soften},
-        gemm::{Tile, tiles},
+        attention::{Head, QUERIES, of_heads, soften},
+        gemm::Tile,
         isa::Isa,
     },
     MicroKernel, Packed, Side, kernel, multiply_block,
@@ -26,11 +26,8 @@ pub(crate) fn attention(
     let kernel = kernel::best(isa).expect("asked for before");
     let length = q.nrows() / shape.texts;
     let mut out = Array2::zeros((q.nrows(), shape.heads * shape.value_dim));
-    let texts = out.axis_chunks_iter_mut(Axis(0), length).enumerate();
-    let heads = texts.flat_map(|(text, out)| {
-        tiles(out, length, shape.value_dim).into_iter().map(move |tile| (text, tile))
-    });
-    heads.collect::<Vec<_>>().into_par_iter().for_each(|(text, tile)| {
+    let heads = of_heads(&mut out, length, length, shape.value_dim);
+    heads.into_par_iter().for_each(|(text, tile)| {
         let head = Head::new(tile.column / shape.value_dim, text, length, shape, terms);
         attend(isa, kernel, &head, head.of(q, k, v), tile.view);
     });

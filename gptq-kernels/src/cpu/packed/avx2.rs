@@ -6,7 +6,7 @@ use core::arch::x86_64::*;
 
 use super::{
     lines::Line,
-    quads::{LANE, Part, QUADS, parts},
+    quads::{LANE, Part, QUADS, four, parts},
     tiles::{STRIP, Strip, WORD},
 };
 
@@ -30,11 +30,7 @@ pub(crate) unsafe fn dot<const BITS: usize, const T: usize>(
             for v in 0..QUADS {
                 let codes = quad::<BITS>(words, v, eight);
                 for t in 0..T {
-                    let x = x[t];
-                    let x = i32::from_le_bytes(
-                        [x[4 * v], x[4 * v + 1], x[4 * v + 2], x[4 * v + 3]].map(|x| x as u8),
-                    );
-                    let x = _mm256_set1_epi32(x);
+                    let x = _mm256_set1_epi32(four(x[t], v));
                     let part = _mm256_and_si256(codes, nibble);
                     low[t] = _mm256_add_epi16(low[t], _mm256_maddubs_epi16(part, x));
                     if BITS == 8 {

@@ -59,3 +59,10 @@ pub(crate) fn put<const BITS: usize>(mut or: impl FnMut(usize, u32), codes: &[u8
         }
     }
 }
+
+/// The activations that meet quad `v` of a lane, as one word.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn four(x: &[i8; LANE], v: usize) -> i32 {
+    i32::from_le_bytes([x[4 * v], x[4 * v + 1], x[4 * v + 2], x[4 * v + 3]].map(|x| x as u8))
+}

@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 
 use super::{
     lines::Line,
-    quads::{LANE, Part, QUADS, parts},
+    quads::{LANE, Part, QUADS, four, parts},
     tiles::{Strip, WORD},
 };
 
@@ -33,10 +33,7 @@ pub(crate) unsafe fn dot<const BITS: usize, const T: usize>(
         for v in 0..QUADS {
             let codes: [__m512i; WORD] = std::array::from_fn(|t| quad::<BITS>(words, v, t));
             for (acc, x) in acc.iter_mut().zip(x) {
-                let x = i32::from_le_bytes(
-                    [x[4 * v], x[4 * v + 1], x[4 * v + 2], x[4 * v + 3]].map(|x| x as u8),
-                );
-                let x = _mm512_set1_epi32(x);
+                let x = _mm512_set1_epi32(four(x, v));
                 for (acc, codes) in acc.iter_mut().zip(codes) {
                     *acc = _mm512_dpbusd_epi32(*acc, codes, x);
                 }
