@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::{
     exp::{exp, tanh},
     gemm::{Tile, product, tiles},
-    isa::{Isa, Kernel},
+    isa::{Isa, Kernel, total},
     one_query::OneQuery,
     rows::row_major,
 };
@@ -190,9 +190,9 @@ impl Kernel for Softmax<'_> {
             *x = exp::<FMA>(*x - top);
             sums[0] += *x;
         }
-        let total = 1.0 / (sums.iter().sum::<f32>() + exp::<FMA>(self.sink - top));
+        let share = 1.0 / (total(&sums) + exp::<FMA>(self.sink - top));
         for x in self.row {
-            *x *= total;
+            *x *= share;
         }
     }
 }

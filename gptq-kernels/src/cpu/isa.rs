@@ -148,3 +148,19 @@ fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
 pub(crate) fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
+
+/// The sum of all, halves onto halves, so that additions wait for few others. `N` is a power of two.
+///
+/// Never inlined: beside a loop that fills `sums`, the compiler would cut that loop's vectors into
+/// the smallest that this one ends with.
+#[inline(never)]
+pub(crate) fn total<const N: usize>(sums: &[f32; N]) -> f32 {
+    let (mut sums, mut n) = (*sums, N);
+    while n > 1 {
+        n /= 2;
+        for i in 0..n {
+            sums[i] += sums[i + n];
+        }
+    }
+    sums[0]
+}

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::{
     bf16::{self, Packed, Side},
     gemm::{multiply, tiles},
-    isa::{Isa, Kernel, mul_add},
+    isa::{Isa, Kernel, mul_add, total},
     rows::row_major,
 };
 
@@ -96,5 +96,5 @@ pub(super) fn dot<const FMA: bool, const LANES: usize>(a: &[f32], b: &[f32]) -> 
         }
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
+    total(&sums) + rest
 }

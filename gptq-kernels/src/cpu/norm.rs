@@ -6,7 +6,7 @@ use gptq_core::{Norm, NormKind};
 use ndarray::{Array2, ArrayView1, ArrayViewMut1, Zip};
 
 use super::{
-    isa::{Isa, Kernel, mul_add},
+    isa::{Isa, Kernel, mul_add, total},
     rows::{SMALL, row_major},
 };
 
@@ -88,10 +88,11 @@ impl Kernel for Row<'_> {
 fn sum(x: &[f32], add: impl Fn(f32, f32) -> f32) -> f32 {
     const LANES: usize = 32;
     let mut sums = [0f32; LANES];
-    for chunk in x.chunks(LANES) {
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
         for (sum, &x) in sums.iter_mut().zip(chunk) {
             *sum = add(*sum, x);
         }
     }
-    sums.iter().sum()
+    rest.iter().fold(total(&sums), |sum, &x| add(sum, x))
 }

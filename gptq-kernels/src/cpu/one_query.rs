@@ -20,53 +20,73 @@ pub(crate) struct OneQuery<'a> {
 }
 
 impl OneQuery<'_> {
-    /// Fills `out`, heads × value_dim. Heads go to threads, unless there is too little to do.
+    /// Fills `out`, heads × value_dim. Heads that share keys read them together, as far as that
+    /// leaves work for every thread.
     pub(crate) fn attend(
         &self,
         key_bias: Option<(&[f32], usize)>,
         sinks: Option<&[f32]>,
         out: &mut [f32],
     ) {
-        let shape = self.shape;
-        let head = |(head, out): (usize, &mut [f32])| {
-            let bias = key_bias.map(|(all, width)| &all[head * width..][..shape.keys]);
-            let sink = sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[head]);
-            self.head(head, bias, sink, out);
+        let &AttentionShape { heads, kv_heads, head_dim, value_dim, keys, .. } = self.shape;
+        let small = keys * heads * (head_dim + value_dim) <= 4 * SMALL;
+        let threads = if small { 1 } else { rayon::current_num_threads() };
+        let fits = |n: &usize| heads.is_multiple_of(n * kv_heads) && heads / n >= threads;
+        let together = (1..=heads / kv_heads).rev().find(fits).unwrap_or(1);
+        let group = |(i, out): (usize, &mut [f32])| {
+            self.heads(i * together, key_bias, sinks, out);
         };
-        if shape.keys * shape.heads * (shape.head_dim + shape.value_dim) <= 4 * SMALL {
-            out.chunks_mut(shape.value_dim).enumerate().for_each(head);
+        if small {
+            out.chunks_mut(together * value_dim).enumerate().for_each(group);
         } else {
-            out.par_chunks_mut(shape.value_dim).enumerate().for_each(head);
+            out.par_chunks_mut(together * value_dim).enumerate().for_each(group);
         }
     }
 
-    fn head(&self, head: usize, key_bias: Option<&[f32]>, sink: f32, out: &mut [f32]) {
+    /// Heads from `first` on, of which all have the same keys and values.
+    fn heads(
+        &self,
+        first: usize,
+        key_bias: Option<(&[f32], usize)>,
+        sinks: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
         let &AttentionShape { heads, kv_heads, head_dim, value_dim, scale, .. } = self.shape;
         let &AttentionShape { softcap, window, keys, .. } = self.shape;
-        let kv = head * kv_heads / heads;
-        let first = window.first_key(keys - 1);
-        let mut scores = vec![0.0; keys - first];
+        let kv = first * kv_heads / heads;
+        let heads = first..first + out.len() / value_dim;
+        let from = window.first_key(keys - 1);
+        let seen = keys - from;
+        let mut scores = vec![0.0; heads.len() * seen];
         let width = kv_heads * head_dim;
         self.isa.run(Scores {
-            q: &self.q[head * head_dim..][..head_dim],
-            keys: &self.k[first * width + kv * head_dim..],
+            q: &self.q[heads.start * head_dim..heads.end * head_dim],
+            keys: &self.k[from * width + kv * head_dim..],
             width,
+            head_dim,
             scale,
             scores: &mut scores,
         });
-        let key_bias = key_bias.map(|bias| &bias[first..]);
-        self.isa.run(Softmax { row: &mut scores, softcap, key_bias, sink });
+        for (head, row) in heads.zip(scores.chunks_exact_mut(seen)) {
+            let key_bias = key_bias.map(|(all, width)| &all[head * width..][from..keys]);
+            let sink = sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[head]);
+            self.isa.run(Softmax { row, softcap, key_bias, sink });
+        }
         let width = kv_heads * value_dim;
-        let values = &self.v[first * width + kv * value_dim..];
-        self.isa.run(Sum { weights: &scores, values, width, out });
+        let values = &self.v[from * width + kv * value_dim..];
+        self.isa.run(Sum { weights: &scores, values, width, value_dim, out });
     }
 }
 
-/// `scores[i] = scale · q · keys[i]`; a key begins every `width` numbers.
+/// Keys or values that stay in a core's first cache while heads pass.
+const BLOCK: usize = 32;
+
+/// `scores[h, i] = scale · q[h] · keys[i]`, heads × keys; a key begins every `width` numbers.
 struct Scores<'a> {
     q: &'a [f32],
     keys: &'a [f32],
     width: usize,
+    head_dim: usize,
     scale: f32,
     scores: &'a mut [f32],
 }
@@ -76,17 +96,25 @@ impl Kernel for Scores<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        for (score, key) in self.scores.iter_mut().zip(self.keys.chunks(self.width)) {
-            *score = self.scale * dot::<FMA, 32>(self.q, &key[..self.q.len()]);
+        let Self { q, keys, width, head_dim, scale, scores } = self;
+        let seen = scores.len() / (q.len() / head_dim);
+        for (block, keys) in keys.chunks(BLOCK * width).take(seen.div_ceil(BLOCK)).enumerate() {
+            for (q, scores) in q.chunks_exact(head_dim).zip(scores.chunks_exact_mut(seen)) {
+                let scores = &mut scores[block * BLOCK..];
+                for (score, key) in scores.iter_mut().zip(keys.chunks(width)) {
+                    *score = scale * dot::<FMA, 32>(q, &key[..head_dim]);
+                }
+            }
         }
     }
 }
 
-/// `out = Σ weights[i] · values[i]`; a value begins every `width` numbers.
+/// `out[h] = Σ weights[h, i] · values[i]`, heads × value_dim; a value begins every `width` numbers.
 struct Sum<'a> {
     weights: &'a [f32],
     values: &'a [f32],
     width: usize,
+    value_dim: usize,
     out: &'a mut [f32],
 }
 
@@ -95,10 +123,32 @@ impl Kernel for Sum<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        self.out.fill(0.0);
-        for (&weight, value) in self.weights.iter().zip(self.values.chunks(self.width)) {
-            for (out, &value) in self.out.iter_mut().zip(value) {
-                *out = mul_add::<FMA>(weight, value, *out);
+        // As many sums as stay in registers.
+        const LANES: usize = 64;
+        let Self { weights, values, width, value_dim, out } = self;
+        let seen = weights.len() / (out.len() / value_dim);
+        out.fill(0.0);
+        for (block, values) in values.chunks(BLOCK * width).take(seen.div_ceil(BLOCK)).enumerate() {
+            for (weights, out) in weights.chunks_exact(seen).zip(out.chunks_exact_mut(value_dim)) {
+                let weights = &weights[block * BLOCK..];
+                let (whole, rest) = out.as_chunks_mut::<LANES>();
+                for (c, out) in whole.iter_mut().enumerate() {
+                    let mut sums = *out;
+                    for (&weight, value) in weights.iter().zip(values.chunks(width)) {
+                        let value: &[f32; LANES] =
+                            value[c * LANES..].first_chunk().expect("a part of a value");
+                        for i in 0..LANES {
+                            sums[i] = mul_add::<FMA>(weight, value[i], sums[i]);
+                        }
+                    }
+                    *out = sums;
+                }
+                for (&weight, value) in weights.iter().zip(values.chunks(width)) {
+                    for (out, &value) in rest.iter_mut().zip(&value[whole.len() * LANES..value_dim])
+                    {
+                        *out = mul_add::<FMA>(weight, value, *out);
+                    }
+                }
             }
         }
     }

@@ -5,17 +5,29 @@
 use core::arch::x86_64::*;
 
 use super::{
+    int8::Product,
     lines::Line,
     quads::{LANE, Part, QUADS, four, parts},
     tiles::{STRIP, Strip, WORD},
 };
 
-/// See `int8::Dot`.
-///
 /// # Safety
-/// The CPU must have AVX2.
-#[target_feature(enable = "avx2")]
-pub(crate) unsafe fn dot<const BITS: usize, const T: usize>(
+/// The CPU must have AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+pub(crate) unsafe fn product<const BITS: usize, const S: usize, const T: usize>(
+    product: Product<'_, S, T>,
+) {
+    product.run::<true>(|lines, x, sums| {
+        for (lines, sums) in lines.into_iter().zip(sums) {
+            dot::<BITS, T>(lines, x, sums);
+        }
+    });
+}
+
+/// See `int8::Product::run`; one strip.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn dot<const BITS: usize, const T: usize>(
     lines: &[Line],
     x: [&[i8]; T],
     sums: &mut [Strip<i32>; T],

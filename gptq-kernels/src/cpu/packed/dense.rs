@@ -6,7 +6,7 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
 use super::{
     super::{
         gemm::product,
-        isa::{Isa, Kernel, mul_add},
+        isa::{Isa, Kernel, mul_add, total},
     },
     half::{Bf16, Element, F16},
     tiles::STRIP,
@@ -168,7 +168,7 @@ fn dots<E: Element, const FMA: bool, const ROWS: usize, const LANES: usize>(
     for ((row, sums), out) in rows.iter().zip(&sums).zip(&mut out) {
         let tail = &row[whole.len() * LANES..];
         let tail: f32 = tail.iter().zip(rest).map(|(w, x)| w.widen() * x).sum();
-        *out = sums.iter().sum::<f32>() + tail;
+        *out = total(sums) + tail;
     }
     out
 }

@@ -9,7 +9,7 @@ use gptq_core::Bits;
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
 use super::{
-    super::isa::{Isa, Kernel, mul_add},
+    super::isa::{Isa, Kernel, mul_add, total},
     half::{Element, F16},
     lines::Line,
     quads::{LANE, quad},
@@ -99,7 +99,7 @@ impl Kernel for Scale<'_> {
                 *total += x;
             }
         }
-        let total: f32 = totals.iter().sum();
+        let total = total(&totals);
         for (k, y) in self.y.iter_mut().enumerate() {
             let sum = mul_add::<FMA>(-f32::from(self.zeros[k]), total, self.sums[k]);
             *y = mul_add::<FMA>(F16(self.scales[k]).widen(), sum, *y);

@@ -4,18 +4,43 @@
 use gptq_core::Bits;
 
 use super::{
-    super::isa::{Isa, Kernel, mul_add},
+    super::isa::{Isa, mul_add},
     bytes::Bytes,
     half::{Element, F16},
     lines::Line,
     quads::{LANE, QUADS, quad},
-    tiles::{Strip, Tiles, WORD},
+    tiles::{Group, Strip, Tiles, WORD},
 };
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, vnni};
 
 /// Tokens that share one unpacking of the codes.
 const TOKENS: usize = 4;
+
+/// Strips that are read side by side for one token: a core fetches several streams of memory
+/// faster than one, since its prefetchers follow each of them by itself.
+pub(crate) const STREAMS: usize = 4;
+
+/// `y = W · x` for some neighbouring strips and one token: as many as `y` has.
+pub(crate) fn one_token(
+    isa: Isa,
+    tiles: &Tiles,
+    strip: usize,
+    x: &Bytes,
+    token: usize,
+    y: &mut [Strip<f32>],
+) {
+    let (together, rest) = y.as_chunks_mut::<STREAMS>();
+    let mut strip = strip;
+    for y in together {
+        some::<STREAMS, 1>(isa, tiles, strip, x, token, y.each_mut().map(std::array::from_mut));
+        strip += STREAMS;
+    }
+    for y in rest {
+        some::<1, 1>(isa, tiles, strip, x, token, [std::array::from_mut(y)]);
+        strip += 1;
+    }
+}
 
 /// `y = W · x` for one strip and the tokens from `first` on, as many as `y` has rows.
 pub(crate) fn strip(
@@ -29,84 +54,86 @@ pub(crate) fn strip(
     let (whole, rest) = y.as_chunks_mut::<TOKENS>();
     let mut token = first;
     for y in whole {
-        some::<TOKENS>(isa, tiles, strip, x, token, y);
+        some::<1, TOKENS>(isa, tiles, strip, x, token, [y]);
         token += TOKENS;
     }
     for y in rest {
-        some::<1>(isa, tiles, strip, x, token, std::array::from_mut(y));
+        some::<1, 1>(isa, tiles, strip, x, token, [std::array::from_mut(y)]);
         token += 1;
     }
 }
 
-fn some<const T: usize>(
+/// `S` strips, `T` tokens.
+fn some<const S: usize, const T: usize>(
     isa: Isa,
     tiles: &Tiles,
     strip: usize,
     x: &Bytes,
-    first: usize,
-    y: &mut [Strip<f32>; T],
+    token: usize,
+    y: [&mut [Strip<f32>; T]; S],
 ) {
-    let dot = match tiles.bits {
-        Bits::B2 => dot::<2, T>(isa),
-        Bits::B3 => dot::<3, T>(isa),
-        Bits::B4 => dot::<4, T>(isa),
-        Bits::B8 => dot::<8, T>(isa),
+    let run = match tiles.bits {
+        Bits::B2 => best::<2, S, T>(isa),
+        Bits::B3 => best::<3, S, T>(isa),
+        Bits::B4 => best::<4, S, T>(isa),
+        Bits::B8 => best::<8, S, T>(isa),
     };
-    y.fill([0.0; _]);
-    let mut sums = [[0i32; _]; T];
-    let mut group = tiles.group(strip, 0);
-    let mut last = 0;
-    for (block, (g, lanes)) in tiles.slots.blocks().enumerate() {
-        if g != last {
-            (group, last) = (tiles.group(strip, g), g);
-        }
-        let of = |token: usize| x.from(first + token, lanes.start);
-        dot(tiles.lanes(&group, g, lanes.clone()), std::array::from_fn(of), &mut sums);
-        let (factors, totals) = (x.factors(block), x.totals(block));
-        isa.run(Scale::<T> {
-            scales: group.scales,
-            zeros: group.zeros,
-            sums: &sums,
-            factors: std::array::from_fn(|t| factors[first + t]),
-            totals: std::array::from_fn(|t| totals[first + t]),
-            y,
-        });
-    }
+    run(Product { tiles, strip, x, token, y });
 }
 
-/// Sums of code · byte over the lanes of a block: by token, by output.
-type Dot<const T: usize> = fn(&[Line], [&[i8]; T], &mut [Strip<i32>; T]);
-
-fn dot<const BITS: usize, const T: usize>(isa: Isa) -> Dot<T> {
+/// Of this level of instructions.
+fn best<const BITS: usize, const S: usize, const T: usize>(isa: Isa) -> fn(Product<'_, S, T>) {
     #[cfg(target_arch = "x86_64")]
     {
         if isa.has_vnni() {
             // SAFETY: the level says that the CPU has the instructions.
-            return |lines, x, sums| unsafe { vnni::dot::<BITS, T>(lines, x, sums) };
+            return |product| unsafe { vnni::product::<BITS, S, T>(product) };
         }
         if isa != Isa::SCALAR {
             // SAFETY: as above.
-            return |lines, x, sums| unsafe { avx2::dot::<BITS, T>(lines, x, sums) };
+            return |product| unsafe { avx2::product::<BITS, S, T>(product) };
         }
     }
     let _ = isa;
-    plain::<BITS, T>
+    |product| product.run::<false>(plain::<BITS, S, T>)
 }
 
-fn plain<const BITS: usize, const T: usize>(
-    lines: &[Line],
-    x: [&[i8]; T],
-    sums: &mut [Strip<i32>; T],
-) {
-    for (x, sums) in x.iter().zip(sums) {
-        sums.fill(0);
-        for (words, x) in lines.chunks_exact(BITS * WORD).zip(x.chunks_exact(LANE)) {
-            for v in 0..QUADS {
-                for (k, sum) in sums.iter_mut().enumerate() {
-                    let codes = quad::<BITS>(|w| words[w * WORD + k / 16].0[k % 16], v);
-                    for (code, &x) in codes.to_le_bytes().into_iter().zip(&x[4 * v..]) {
-                        *sum += i32::from(code) * i32::from(x);
-                    }
+/// Some neighbouring strips times some neighbouring tokens.
+pub(crate) struct Product<'a, const S: usize, const T: usize> {
+    tiles: &'a Tiles,
+    /// The first.
+    strip: usize,
+    x: &'a Bytes,
+    /// The first.
+    token: usize,
+    y: [&'a mut [Strip<f32>; T]; S],
+}
+
+impl<const S: usize, const T: usize> Product<'_, S, T> {
+    /// `dot` puts sums of code · byte over the lanes of a block where they belong: by strip, by
+    /// token, by output.
+    #[inline(always)]
+    pub(crate) fn run<const FMA: bool>(
+        self,
+        dot: impl Fn([&[Line]; S], [&[i8]; T], &mut [[Strip<i32>; T]; S]),
+    ) {
+        let Self { tiles, strip, x, token: first, mut y } = self;
+        y.iter_mut().for_each(|y| y.fill([0.0; _]));
+        let mut sums = [[[0i32; _]; T]; S];
+        let groups = |g: usize| std::array::from_fn(|s| tiles.group(strip + s, g));
+        let mut group: [Group<'_>; S] = groups(0);
+        let mut last = 0;
+        for (block, (g, lanes)) in tiles.slots.blocks().enumerate() {
+            if g != last {
+                (group, last) = (groups(g), g);
+            }
+            let of = |token: usize| x.from(first + token, lanes.start);
+            let lines = group.each_ref().map(|group| tiles.lanes(group, g, lanes.clone()));
+            dot(lines, std::array::from_fn(of), &mut sums);
+            let (factors, totals) = (&x.factors(block)[first..], &x.totals(block)[first..]);
+            for ((group, sums), y) in group.iter().zip(&sums).zip(&mut y) {
+                for (t, (sums, y)) in sums.iter().zip(&mut **y).enumerate() {
+                    scale::<FMA>(group, sums, [factors[t], totals[t]], y);
                 }
             }
         }
@@ -115,27 +142,38 @@ fn plain<const BITS: usize, const T: usize>(
 
 /// `y += scale · factor · (sum − zero · total)`, of which the bracket is exact: at most
 /// 128 · 255 · 127 < 2²⁴.
-struct Scale<'a, const T: usize> {
-    scales: &'a Strip<u16>,
-    zeros: &'a Strip<u8>,
-    sums: &'a [Strip<i32>; T],
-    factors: [f32; T],
-    totals: [f32; T],
-    y: &'a mut [Strip<f32>; T],
+#[inline(always)]
+fn scale<const FMA: bool>(
+    group: &Group<'_>,
+    sums: &Strip<i32>,
+    [factor, total]: [f32; 2],
+    y: &mut Strip<f32>,
+) {
+    for (k, y) in y.iter_mut().enumerate() {
+        let scale = F16(group.scales[k]).widen() * factor;
+        let sum = mul_add::<FMA>(-f32::from(group.zeros[k]), total, sums[k] as f32);
+        *y = mul_add::<FMA>(scale, sum, *y);
+    }
 }
 
-impl<const T: usize> Kernel for Scale<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        for t in 0..T {
-            let (sums, y) = (&self.sums[t], &mut self.y[t]);
-            let (factor, total) = (self.factors[t], self.totals[t]);
-            for (k, y) in y.iter_mut().enumerate() {
-                let scale = F16(self.scales[k]).widen() * factor;
-                let sum = mul_add::<FMA>(-f32::from(self.zeros[k]), total, sums[k] as f32);
-                *y = mul_add::<FMA>(scale, sum, *y);
+/// See [`Product::run`].
+fn plain<const BITS: usize, const S: usize, const T: usize>(
+    lines: [&[Line]; S],
+    x: [&[i8]; T],
+    sums: &mut [[Strip<i32>; T]; S],
+) {
+    for (lines, sums) in lines.iter().zip(sums) {
+        for (x, sums) in x.iter().zip(sums) {
+            sums.fill(0);
+            for (words, x) in lines.chunks_exact(BITS * WORD).zip(x.chunks_exact(LANE)) {
+                for v in 0..QUADS {
+                    for (k, sum) in sums.iter_mut().enumerate() {
+                        let codes = quad::<BITS>(|w| words[w * WORD + k / 16].0[k % 16], v);
+                        for (code, &x) in codes.to_le_bytes().into_iter().zip(&x[4 * v..]) {
+                            *sum += i32::from(code) * i32::from(x);
+                        }
+                    }
+                }
             }
         }
     }

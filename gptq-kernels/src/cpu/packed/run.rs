@@ -59,7 +59,15 @@ pub(crate) fn linears(
     let mut tasks = Vec::new();
     for ((layer, y), &input) in layers.iter().zip(&mut outputs).zip(&of_layer) {
         let tokens = (CACHE / layer.in_features / TOKENS * TOKENS).max(TOKENS);
-        let of_layer = tiles(y.view_mut(), tokens, STRIP);
+        let width = if x.nrows() == 1
+            && matches!(&layer.weights, Weights::Packed(_))
+            && matches!(&inputs[input].1, Input::Bytes(_))
+        {
+            int8::STREAMS * STRIP
+        } else {
+            STRIP
+        };
+        let of_layer = tiles(y.view_mut(), tokens, width);
         tasks.extend(of_layer.into_iter().map(|tile| (*layer, &inputs[input].1, tile)));
     }
     tasks.into_par_iter().for_each(|(layer, input, tile)| task(isa, layer, input, tile));
@@ -103,9 +111,10 @@ fn task(isa: Isa, layer: &CpuPacked, input: &Input<'_>, tile: Tile<'_>) {
                 return finish(layer, column, &sums, y);
             }
             if tokens == 1 {
-                let mut sums = [[0.0; STRIP]];
-                int8::strip(isa, tiles, strip, x, row, &mut sums);
-                return finish(layer, column, &sums, y);
+                let mut sums = [[0.0; STRIP]; int8::STREAMS];
+                let sums = &mut sums[..y.ncols().div_ceil(STRIP)];
+                int8::one_token(isa, tiles, strip, x, row, sums);
+                return finish(layer, column, sums, y);
             }
             let mut sums = vec![[0.0; STRIP]; tokens];
             int8::strip(isa, tiles, strip, x, row, &mut sums);
@@ -136,9 +145,9 @@ fn some(x: &Array2<f32>, first: usize, tokens: usize) -> ArrayView2<'_, f32> {
 }
 
 fn finish(layer: &CpuPacked, column: usize, sums: &[Strip<f32>], mut y: ArrayViewMut2<'_, f32>) {
-    for (mut y, sums) in y.rows_mut().into_iter().zip(sums) {
-        let outputs = y.len();
-        y.assign(&ArrayView1::from(&sums[..outputs]));
+    let (outputs, strips) = (y.ncols(), y.ncols().div_ceil(STRIP));
+    for (mut y, sums) in y.rows_mut().into_iter().zip(sums.chunks_exact(strips)) {
+        y.assign(&ArrayView1::from(&sums.as_flattened()[..outputs]));
     }
     add_bias(layer, column, y);
 }

@@ -3,44 +3,55 @@
 use core::arch::x86_64::*;
 
 use super::{
+    int8::Product,
     lines::Line,
     quads::{LANE, Part, QUADS, four, parts},
     tiles::{Strip, WORD},
 };
 
 /// How far ahead memory is asked for, in lines.
-const AHEAD: usize = 32;
+const AHEAD: usize = 16;
 
-/// See `int8::Dot`.
-///
 /// # Safety
 /// The CPU must have AVX-512 with VNNI.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(crate) unsafe fn dot<const BITS: usize, const T: usize>(
-    lines: &[Line],
-    x: [&[i8]; T],
-    sums: &mut [Strip<i32>; T],
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
+pub(crate) unsafe fn product<const BITS: usize, const S: usize, const T: usize>(
+    product: Product<'_, S, T>,
 ) {
-    let mut acc = [[_mm512_setzero_si512(); WORD]; T];
-    for (lane, words) in lines.chunks_exact(BITS * WORD).enumerate() {
-        if T == 1 {
-            for word in words {
-                let ahead = (&raw const *word).wrapping_add(AHEAD);
-                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-            }
-        }
+    product.run::<true>(|lines, x, sums| dot::<BITS, S, T>(lines, x, sums));
+}
+
+/// See `int8::Product::run`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
+fn dot<const BITS: usize, const S: usize, const T: usize>(
+    lines: [&[Line]; S],
+    x: [&[i8]; T],
+    sums: &mut [[Strip<i32>; T]; S],
+) {
+    let mut acc = [[[_mm512_setzero_si512(); WORD]; T]; S];
+    for lane in 0..lines[0].len() / (BITS * WORD) {
         let x = x.map(|x| x[lane * LANE..].first_chunk::<LANE>().expect("a lane"));
-        for v in 0..QUADS {
-            let codes: [__m512i; WORD] = std::array::from_fn(|t| quad::<BITS>(words, v, t));
-            for (acc, x) in acc.iter_mut().zip(x) {
-                let x = _mm512_set1_epi32(four(x, v));
-                for (acc, codes) in acc.iter_mut().zip(codes) {
-                    *acc = _mm512_dpbusd_epi32(*acc, codes, x);
+        for (lines, acc) in lines.iter().zip(&mut acc) {
+            let words = &lines[lane * BITS * WORD..][..BITS * WORD];
+            if T == 1 {
+                for word in words {
+                    let ahead = (&raw const *word).wrapping_add(AHEAD);
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                }
+            }
+            for v in 0..QUADS {
+                let codes: [__m512i; WORD] = std::array::from_fn(|t| quad::<BITS>(words, v, t));
+                for (acc, x) in acc.iter_mut().zip(x) {
+                    let x = _mm512_set1_epi32(four(x, v));
+                    for (acc, codes) in acc.iter_mut().zip(codes) {
+                        *acc = _mm512_dpbusd_epi32(*acc, codes, x);
+                    }
                 }
             }
         }
     }
-    for (acc, sums) in acc.iter().zip(sums) {
+    for (acc, sums) in acc.iter().flatten().zip(sums.iter_mut().flatten()) {
         for (acc, sums) in acc.iter().zip(sums.as_chunks_mut::<16>().0) {
             // SAFETY: 16 numbers, at any alignment.
             unsafe { _mm512_storeu_si512(sums.as_mut_ptr().cast(), *acc) };
