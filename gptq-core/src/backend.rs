@@ -242,15 +242,6 @@ pub trait Backend: Send + Sync {
         bias: Option<&Self::Tensor>,
     ) -> Result<Self::Tensor, Error>;
 
-    /// As [`Backend::linear`] for every weight and bias, of one input, which is prepared once.
-    fn linear_each(
-        &self,
-        x: &Self::Tensor,
-        linears: &[(&Self::Tensor, Option<&Self::Tensor>)],
-    ) -> Result<Vec<Self::Tensor>, Error> {
-        linears.iter().map(|(w, bias)| self.linear(x, w, *bias)).collect()
-    }
-
     /// Normalises every row.
     fn norm(&self, x: &Self::Tensor, norm: &Norm<'_, Self::Tensor>) -> Result<Self::Tensor, Error>;
 

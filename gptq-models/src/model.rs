@@ -80,7 +80,7 @@ impl<B: PackedBackend> Model<B> {
             Some(head) => head,
             None => {
                 let table = backend.download(&embed.table)?;
-                Linear::Packed(backend.prepare_dense(table.view(), None)?)
+                Linear::Prepared(backend.prepare_dense(table.view(), None)?)
             }
         };
         Ok(Self { blocks, embed, finish, head, tied, arch, backend })
@@ -102,8 +102,8 @@ impl<B: PackedBackend> Model<B> {
         let stages = self.blocks.iter().flatten();
         let linears =
             stages.flat_map(|stage| stage.linears.iter().chain(stage.experts.iter().flatten()));
-        let packed = linears.chain([&self.head]).filter_map(Linear::packed);
-        packed.map(|packed| self.backend.packed_bytes(packed)).sum()
+        let prepared = linears.chain([&self.head]).map(Linear::prepared);
+        prepared.map(|linear| self.backend.packed_bytes(linear)).sum()
     }
 
     /// Logits of a whole sequence, tokens × vocabulary. No cache; positions start at 0.

@@ -13,7 +13,7 @@ use crate::{
     output::Output,
     plan::LinearPlan,
     source,
-    weights::{Linear, Loader, StageWeights},
+    weights::{Loader, StageWeights},
 };
 
 /// Solves stages, one after the other.
@@ -70,8 +70,7 @@ impl<B: PackedBackend> Solver<'_, B> {
         to: &mut StageWeights<B>,
     ) -> Result<(), Error> {
         let upload = |(linear, weight): (&LinearPlan, Array2<f32>)| {
-            let weight = self.loader.backend.take(weight)?;
-            Ok(Linear::Dense { weight, bias: self.loader.bias(&linear.place)? })
+            self.loader.for_many_tokens(&linear.place, weight)
         };
         let mut all = linears.iter().zip(weights).map(upload);
         let mut take = |count: usize| all.by_ref().take(count).collect::<Result<Vec<_>, Error>>();

@@ -16,9 +16,7 @@ use crate::{
 /// One linear, whatever its weights are stored as.
 pub(crate) enum Linear<B: PackedBackend> {
     /// Prepared for this machine, be it dense or packed; carries its own bias.
-    Packed(B::Packed),
-    /// out × in, and 1 × out: what the pipeline solves and forgets, not worth laying out.
-    Dense { weight: B::Tensor, bias: Option<B::Tensor> },
+    Prepared(B::Packed),
     /// With `x · aᵀ · bᵀ` on top: a is r × in, b is out × r.
     Adapted { base: Box<Linear<B>>, a: B::Tensor, b: B::Tensor },
 }
@@ -30,13 +28,10 @@ impl<B: PackedBackend> Linear<B> {
         backend: &B,
         x: &B::Tensor,
     ) -> Result<Vec<B::Tensor>, Error> {
-        let packed: Vec<&B::Packed> = linears.iter().filter_map(Self::packed).collect();
-        let dense: Vec<_> = linears.iter().filter_map(Self::dense).collect();
-        let mut packed = backend.linears(x, &packed)?.into_iter();
-        let mut dense = backend.linear_each(x, &dense)?.into_iter();
-        let mut products =
-            |of: &Self| if of.dense().is_some() { dense.next() } else { packed.next() };
-        linears.iter().map(|linear| linear.complete(backend, x, &mut products)).collect()
+        let prepared: Vec<&B::Packed> = linears.iter().map(Self::prepared).collect();
+        let products = backend.linears(x, &prepared)?;
+        let complete = |(linear, y): (&Self, B::Tensor)| linear.complete(backend, x, y);
+        linears.iter().zip(products).map(complete).collect()
     }
 
     pub(crate) fn apply(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor, Error> {
@@ -44,42 +39,21 @@ impl<B: PackedBackend> Linear<B> {
         Ok(outputs.next().unwrap_or_else(|| unreachable!("an output for each linear")))
     }
 
-    /// What of it is dense, with its bias.
-    fn dense(&self) -> Option<(&B::Tensor, Option<&B::Tensor>)> {
+    /// Without what stands on top.
+    pub(crate) fn prepared(&self) -> &B::Packed {
         match self {
-            Linear::Packed(_) => None,
-            Linear::Dense { weight, bias } => Some((weight, bias.as_ref())),
-            Linear::Adapted { base, .. } => base.dense(),
-        }
-    }
-
-    /// What of it is prepared.
-    pub(crate) fn packed(&self) -> Option<&B::Packed> {
-        match self {
-            Linear::Packed(packed) => Some(packed),
-            Linear::Dense { .. } => None,
-            Linear::Adapted { base, .. } => base.packed(),
+            Linear::Prepared(prepared) => prepared,
+            Linear::Adapted { base, .. } => base.prepared(),
         }
     }
 
     /// The output, from the product without what stands on top.
-    fn complete(
-        &self,
-        backend: &B,
-        x: &B::Tensor,
-        products: &mut impl FnMut(&Self) -> Option<B::Tensor>,
-    ) -> Result<B::Tensor, Error> {
-        Ok(match self {
-            Linear::Packed(_) | Linear::Dense { .. } => {
-                products(self).unwrap_or_else(|| unreachable!("a product for each linear"))
-            }
-            Linear::Adapted { base, a, b } => {
-                let mut y = base.complete(backend, x, products)?;
-                let added = backend.linear(&backend.linear(x, a, None)?, b, None)?;
-                backend.add_assign(&mut y, &added)?;
-                y
-            }
-        })
+    fn complete(&self, backend: &B, x: &B::Tensor, y: B::Tensor) -> Result<B::Tensor, Error> {
+        let Linear::Adapted { base, a, b } = self else { return Ok(y) };
+        let mut y = base.complete(backend, x, y)?;
+        let added = backend.linear(&backend.linear(x, a, None)?, b, None)?;
+        backend.add_assign(&mut y, &added)?;
+        Ok(y)
     }
 }
 
@@ -180,8 +154,7 @@ impl<B: PackedBackend> Loader<'_, B> {
     /// A stage that is to be solved: its weights are plain matrices.
     pub(crate) fn stage(&self, stage: &Stage) -> Result<StageWeights<B>, Error> {
         self.stage_of(stage, |place| {
-            let weight = self.backend.upload(source::weight(self.checkpoint, place)?.view())?;
-            Ok(Linear::Dense { weight, bias: self.bias(place)? })
+            self.for_many_tokens(place, source::weight(self.checkpoint, place)?)
         })
     }
 
@@ -208,17 +181,23 @@ impl<B: PackedBackend> Loader<'_, B> {
 
     fn linear(&self, place: &LinearPlace) -> Result<Linear<B>, Error> {
         if let Some(packed) = read_packed(self.checkpoint, self.quantization, place)? {
-            return Ok(Linear::Packed(self.backend.prepare(&packed)?));
+            return Ok(Linear::Prepared(self.backend.prepare(&packed)?));
         }
         let weight = source::weight(self.checkpoint, place)?;
         let bias = source::bias(self.checkpoint, place)?;
         let bias = bias.as_ref().and_then(|bias| bias.as_slice());
-        Ok(Linear::Packed(self.backend.prepare_dense(weight.view(), bias)?))
+        Ok(Linear::Prepared(self.backend.prepare_dense(weight.view(), bias)?))
     }
 
-    pub(crate) fn bias(&self, place: &LinearPlace) -> Result<Option<B::Tensor>, Error> {
+    /// A linear with weights that samples go through.
+    pub(crate) fn for_many_tokens(
+        &self,
+        place: &LinearPlace,
+        weight: Array2<f32>,
+    ) -> Result<Linear<B>, Error> {
         let bias = source::bias(self.checkpoint, place)?;
-        Ok(bias.map(|bias| self.backend.upload(bias.view())).transpose()?)
+        let bias = bias.as_ref().and_then(|bias| bias.as_slice());
+        Ok(Linear::Prepared(self.backend.prepare_for_many_tokens(weight, bias)?))
     }
 
     fn matrix(&self, matrix: &Matrix) -> Result<B::Tensor, Error> {

@@ -29,6 +29,19 @@ pub trait PackedBackend: Backend {
         bias: Option<&[f32]>,
     ) -> Result<Self::Packed, Error>;
 
+    /// Lays a dense linear out for products with many tokens at once, in the numbers that such
+    /// products are made of: what calibration goes on with, and forgets soon.
+    ///
+    /// # Errors
+    /// The backend's.
+    fn prepare_for_many_tokens(
+        &self,
+        weight: Array2<f32>,
+        bias: Option<&[f32]>,
+    ) -> Result<Self::Packed, Error> {
+        self.prepare_dense(weight.view(), bias)
+    }
+
     /// `x · Wᵀ + bias` of every layer, with `W` its weights: tokens × in becomes tokens × out. One
     /// operation for all linears that read the same input, so that a backend brings it in the order
     /// and the numbers its kernels want once, and splits the work of all of them among threads.

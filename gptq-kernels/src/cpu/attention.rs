@@ -3,7 +3,7 @@
 use gptq_core::{AttentionShape, ScoreTerms};
 use std::ops::Range;
 
-use ndarray::{Array2, ArrayView2, Axis, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
 use rayon::prelude::*;
 
 use super::{
@@ -103,34 +103,41 @@ pub(crate) fn attention(
         one.attend(key_bias, sinks, out.as_slice_mut().expect("a fresh array"));
         return out;
     }
-    of_heads(&mut out, length, QUERIES, value_dim).into_par_iter().for_each(|(text, tile)| {
-        let head = Head::new(tile.column / value_dim, text, length, shape, terms);
-        let [q, k, v] = head.of(q, k, v);
-        let queries = tile.row..tile.row + tile.view.nrows();
-        let seen = head.seen_by(queries.clone());
-        let mut scores = Array2::zeros((queries.len(), seen.len()));
-        let (k, v) = (k.slice(s![seen.clone(), ..]), v.slice(s![seen.clone(), ..]));
-        let q = q.slice(s![queries.clone(), ..]);
-        product(isa, head.scale, q, k.t(), scores.view_mut(), false);
-        for (query, row) in queries.zip(scores.rows_mut()) {
-            let row = row.into_slice().expect("rows of a fresh array");
-            soften(isa, &head, query, seen.start, row);
-        }
-        product(isa, 1.0, scores.view(), v, tile.view, false);
-    });
+    of_heads(out.view_mut(), length, QUERIES, value_dim).into_par_iter().for_each(
+        |(text, tile)| {
+            let head = Head::new(tile.column / value_dim, text, length, shape, terms);
+            let [q, k, v] = head.of(q, k, v);
+            let queries = tile.row..tile.row + tile.view.nrows();
+            let seen = head.seen_by(queries.clone());
+            let mut scores = Array2::zeros((queries.len(), seen.len()));
+            let (k, v) = (k.slice(s![seen.clone(), ..]), v.slice(s![seen.clone(), ..]));
+            let q = q.slice(s![queries.clone(), ..]);
+            product(isa, head.scale, q, k.t(), scores.view_mut(), false);
+            for (query, row) in queries.zip(scores.rows_mut()) {
+                let row = row.into_slice().expect("rows of a fresh array");
+                soften(isa, &head, query, seen.start, row);
+            }
+            product(isa, 1.0, scores.view(), v, tile.view, false);
+        },
+    );
     out
 }
 
 /// Cuts the result into tasks of at most `queries` rows of one head of one text.
 pub(super) fn of_heads(
-    out: &mut Array2<f32>,
+    out: ArrayViewMut2<'_, f32>,
     length: usize,
     queries: usize,
     value_dim: usize,
 ) -> Vec<(usize, Tile<'_>)> {
-    let texts = out.axis_chunks_iter_mut(Axis(0), length.max(1)).enumerate();
-    let tasks = |(text, out)| tiles(out, queries, value_dim).into_iter().map(move |t| (text, t));
-    texts.flat_map(tasks).collect()
+    let (length, queries) = (length.max(1), queries.max(1));
+    let heads = tiles(out, length, value_dim).into_iter();
+    heads
+        .flat_map(|Tile { row, column, view }| {
+            let parts = tiles(view, queries, value_dim).into_iter();
+            parts.map(move |part| (row / length, Tile { column, ..part }))
+        })
+        .collect()
 }
 
 /// Turns the scores of a query with the keys from `first` on into weights; zero for those it does

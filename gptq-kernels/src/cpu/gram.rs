@@ -15,7 +15,7 @@ pub(crate) fn accumulate_gram(isa: Isa, in_bf16: bool, h: &mut Array2<f32>, x: &
         let [left, right] = Packed::both(isa, x.t());
         // Small blocks waste less along the diagonal, large ones read less.
         let block = if x.ncols() < 4096 { 128 } else { bf16::BLOCK };
-        bf16::multiply(isa, &left, &right, block, h.view_mut(), true, upper);
+        bf16::multiply(&left, &right, block, h.view_mut(), true, upper);
         return;
     }
     multiply(isa, x.t(), x.view(), h.view_mut(), true, upper);

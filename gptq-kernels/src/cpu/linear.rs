@@ -1,13 +1,13 @@
 //! `y = x · wᵀ + bias`.
 
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
 use rayon::prelude::*;
 
 use super::{
     bf16::{self, Packed, Side},
     gemm::{multiply, tiles},
     isa::{Isa, Kernel, mul_add, total},
-    rows::row_major,
+    rows::{row_major, written},
 };
 
 /// Outputs per task of one token.
@@ -18,10 +18,15 @@ pub(super) const FEW: usize = 16;
 
 pub(crate) fn linear(
     isa: Isa,
+    in_bf16: bool,
     x: &Array2<f32>,
-    w: &Array2<f32>,
-    bias: Option<&Array2<f32>>,
+    w: ArrayView2<'_, f32>,
+    bias: Option<&[f32]>,
 ) -> Array2<f32> {
+    if in_bf16 && x.nrows() >= FEW {
+        let left = Packed::new(isa, x.view(), Side::Left);
+        return of_tiles(&left, &Packed::new(isa, w, Side::Right), bias);
+    }
     let mut y = Array2::zeros((x.nrows(), w.nrows()));
     if x.nrows() == 1 {
         // A packed product would copy all of w to use it once.
@@ -38,33 +43,19 @@ pub(crate) fn linear(
     y
 }
 
-/// A weight and its bias.
-type Weight<'a> = (&'a Array2<f32>, Option<&'a Array2<f32>>);
-
-/// Several linears of one input, which is packed once.
-pub(crate) fn linear_each(
-    isa: Isa,
-    in_bf16: bool,
-    x: &Array2<f32>,
-    linears: &[Weight<'_>],
-) -> Vec<Array2<f32>> {
-    if !in_bf16 || x.nrows() < FEW || linears.is_empty() {
-        return linears.iter().map(|(w, bias)| linear(isa, x, w, *bias)).collect();
-    }
-    let left = Packed::new(isa, x.view(), Side::Left);
-    let product = |(w, bias): &Weight<'_>| {
-        let mut y = Array2::zeros((x.nrows(), w.nrows()));
-        let right = Packed::new(isa, w.view(), Side::Right);
-        bf16::multiply(isa, &left, &right, bf16::BLOCK, y.view_mut(), false, |_| true);
-        add_bias(&mut y, *bias);
-        y
+/// The same of operands that are packed already, in bf16.
+pub(super) fn of_tiles(x: &Packed, w: &Packed, bias: Option<&[f32]>) -> Array2<f32> {
+    // SAFETY: a product that keeps all blocks and adds to none writes everything and reads nothing.
+    let mut y = unsafe {
+        written((x.rows(), w.rows()), |y| bf16::multiply(x, w, bf16::BLOCK, y, false, |_| true))
     };
-    linears.iter().map(product).collect()
+    add_bias(&mut y, bias);
+    y
 }
 
-fn add_bias(y: &mut Array2<f32>, bias: Option<&Array2<f32>>) {
+fn add_bias(y: &mut Array2<f32>, bias: Option<&[f32]>) {
     if let Some(bias) = bias {
-        let bias = bias.row(0);
+        let bias = ArrayView1::from(bias);
         y.axis_iter_mut(Axis(0)).into_par_iter().for_each(|mut row| row += &bias);
     }
 }

@@ -144,16 +144,8 @@ impl Backend for CpuBackend {
         w: &Array2<f32>,
         bias: Option<&Array2<f32>>,
     ) -> Result<Array2<f32>, Error> {
-        let mut outputs = self.linear_each(x, &[(w, bias)])?;
-        Ok(outputs.remove(0))
-    }
-
-    fn linear_each(
-        &self,
-        x: &Array2<f32>,
-        linears: &[(&Array2<f32>, Option<&Array2<f32>>)],
-    ) -> Result<Vec<Array2<f32>>, Error> {
-        Ok(linear::linear_each(self.isa, self.in_bf16(), x, linears))
+        let bias = bias.map(rows::row_major);
+        Ok(linear::linear(self.isa, self.in_bf16(), x, w.view(), bias))
     }
 
     fn norm(&self, x: &Array2<f32>, norm: &Norm<'_, Array2<f32>>) -> Result<Array2<f32>, Error> {
@@ -274,14 +266,15 @@ impl PackedBackend for CpuBackend {
         Ok(CpuPacked::dense(self.precision, weight, bias))
     }
 
+    fn prepare_for_many_tokens(
+        &self,
+        weight: Array2<f32>,
+        bias: Option<&[f32]>,
+    ) -> Result<CpuPacked, Error> {
+        Ok(CpuPacked::for_many_tokens(self.isa, self.in_bf16(), weight, bias))
+    }
+
     fn linears(&self, x: &Array2<f32>, layers: &[&CpuPacked]) -> Result<Vec<Array2<f32>>, Error> {
-        if self.precision == Precision::Bf16 && x.nrows() >= linear::FEW {
-            // Expanding a layer costs as much as some tokens; tiles pay it back.
-            let weights: Vec<_> = layers.iter().map(|layer| layer.dequantize(self.isa)).collect();
-            let biases: Vec<_> = layers.iter().map(|layer| layer.bias_row()).collect();
-            let linears: Vec<_> = weights.iter().zip(biases.iter().map(Option::as_ref)).collect();
-            return self.linear_each(x, &linears);
-        }
         Ok(packed::linears(self.isa, self.precision, x, layers))
     }
 

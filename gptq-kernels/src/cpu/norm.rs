@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 
 use gptq_core::{Norm, NormKind};
-use ndarray::{Array2, ArrayView1, ArrayViewMut1, Zip};
+use ndarray::{Array2, ArrayView1, ArrayViewMut1, ArrayViewMut2, Zip};
 
 use super::{
     isa::{Isa, Kernel, mul_add, total},
-    rows::{SMALL, row_major},
+    rows::{SMALL, row_major, written},
 };
 
 pub(crate) fn norm(isa: Isa, x: &Array2<f32>, norm: &Norm<'_, Array2<f32>>) -> Array2<f32> {
@@ -16,7 +16,6 @@ pub(crate) fn norm(isa: Isa, x: &Array2<f32>, norm: &Norm<'_, Array2<f32>>) -> A
         segment > 0 && x.ncols().is_multiple_of(segment),
         "norm: segments do not fill the columns"
     );
-    let mut y = Array2::zeros(x.dim());
     let weight = weight.map_or(vec![1.0; segment].into(), |w| spread(w, segment, x.ncols()));
     let bias = bias.map(|bias| spread(bias, segment, x.ncols()));
     let (weight, bias) = (&*weight, bias.as_deref());
@@ -25,13 +24,16 @@ pub(crate) fn norm(isa: Isa, x: &Array2<f32>, norm: &Norm<'_, Array2<f32>>) -> A
         let y = y.as_slice_mut().expect("rows of a fresh array");
         isa.run(Row { kind, eps, segment, x, weight, bias, y });
     };
-    let rows = Zip::from(y.rows_mut()).and(x.rows());
-    if x.len() <= SMALL {
-        rows.for_each(row);
-    } else {
-        rows.par_for_each(row);
-    }
-    y
+    let rows = |mut y: ArrayViewMut2<'_, f32>| {
+        let rows = Zip::from(y.rows_mut()).and(x.rows());
+        if x.len() <= SMALL {
+            rows.for_each(row);
+        } else {
+            rows.par_for_each(row);
+        }
+    };
+    // SAFETY: each row is written from front to back.
+    unsafe { written(x.dim(), rows) }
 }
 
 /// Factors of whole segments: as they are, or repeated to the full width where they end inside one.

@@ -1,13 +1,13 @@
 //! Activations, alone and as gates.
 
 use gptq_core::{Gate, Pointwise};
-use ndarray::Array2;
+use ndarray::{Array2, ArrayViewMut2};
 use rayon::prelude::*;
 
 use super::{
     exp::{exp, normal_cdf, sigmoid, tanh},
     isa::{Isa, Kernel},
-    rows::row_major,
+    rows::{row_major, written},
 };
 
 /// Elements per task.
@@ -23,13 +23,16 @@ pub(crate) fn apply(isa: Isa, x: &mut Array2<f32>, f: Pointwise) {
 
 pub(crate) fn gated(isa: Isa, gate: &Array2<f32>, up: &Array2<f32>, f: Gate) -> Array2<f32> {
     assert_eq!(gate.dim(), up.dim(), "gated: gate and up have other shapes");
-    let mut y = Array2::zeros(gate.dim());
+    let shape = gate.dim();
     let (gate, up) = (row_major(gate), row_major(up));
-    let out = y.as_slice_mut().expect("a fresh array");
-    out.par_chunks_mut(CHUNK)
-        .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
-        .for_each(|(y, (gate, up))| isa.run(Gated { f, gate, up, y }));
-    y
+    let chunks = |mut y: ArrayViewMut2<'_, f32>| {
+        let y = y.as_slice_mut().expect("a fresh array");
+        y.par_chunks_mut(CHUNK)
+            .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
+            .for_each(|(y, (gate, up))| isa.run(Gated { f, gate, up, y }));
+    };
+    // SAFETY: each chunk is written from front to back.
+    unsafe { written(shape, chunks) }
 }
 
 struct Apply<'a> {

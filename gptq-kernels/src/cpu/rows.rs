@@ -2,13 +2,28 @@
 
 use std::ops::Range;
 
-use ndarray::{Array2, Axis, Zip, s};
+use ndarray::{Array2, ArrayViewMut2, Axis, Zip, s};
 use rayon::prelude::*;
 
 use super::gemm::tiles;
 
 /// Up to this many elements, work is done before another thread has woken up.
 pub(crate) const SMALL: usize = 32 * 1024;
+
+/// A matrix that `write` fills, of memory that nobody cleared.
+///
+/// # Safety
+/// `write` must write every element before it reads it.
+pub(crate) unsafe fn written(
+    shape: (usize, usize),
+    write: impl FnOnce(ArrayViewMut2<'_, f32>),
+) -> Array2<f32> {
+    let mut out = Array2::<f32>::uninit(shape);
+    // SAFETY: the same memory, seen as what will be there; the caller reads nothing before that.
+    write(unsafe { out.raw_view_mut().cast::<f32>().deref_into_view_mut() });
+    // SAFETY: the caller has written every element.
+    unsafe { out.assume_init() }
+}
 
 /// Columns per task of a sum into scattered rows.
 const COLUMNS: usize = 512;

@@ -9,6 +9,7 @@ use super::{
         attention::{Head, QUERIES, of_heads, soften},
         gemm::Tile,
         isa::Isa,
+        rows::written,
     },
     MicroKernel, Packed, Side, kernel, multiply_block,
     pack::DEPTH,
@@ -25,13 +26,15 @@ pub(crate) fn attention(
 ) -> Array2<f32> {
     let kernel = kernel::best(isa).expect("asked for before");
     let length = q.nrows() / shape.texts;
-    let mut out = Array2::zeros((q.nrows(), shape.heads * shape.value_dim));
-    let heads = of_heads(&mut out, length, length, shape.value_dim);
-    heads.into_par_iter().for_each(|(text, tile)| {
-        let head = Head::new(tile.column / shape.value_dim, text, length, shape, terms);
-        attend(isa, kernel, &head, head.of(q, k, v), tile.view);
-    });
-    out
+    let heads = |out: ArrayViewMut2<'_, f32>| {
+        let heads = of_heads(out, length, length, shape.value_dim);
+        heads.into_par_iter().for_each(|(text, tile)| {
+            let head = Head::new(tile.column / shape.value_dim, text, length, shape, terms);
+            attend(isa, kernel, &head, head.of(q, k, v), tile.view);
+        });
+    };
+    // SAFETY: every head of every text is a product that is written and not read.
+    unsafe { written((q.nrows(), shape.heads * shape.value_dim), heads) }
 }
 
 /// One head of one text.
@@ -50,9 +53,13 @@ fn attend(
         // Tiles of values begin at multiples of their depth.
         let first = seen.start / DEPTH * DEPTH;
         let q = q.slice(s![rows.clone(), ..]).mapv(|x| x * head.scale);
-        let mut scores = Array2::zeros((rows.len(), seen.end - first));
-        let block = Tile { row: 0, column: first, view: scores.view_mut() };
-        multiply_block(kernel, &Packed::here(isa, q.view(), Side::Left), &keys, 0, block, false);
+        let left = Packed::here(isa, q.view(), Side::Left);
+        let product = |view: ArrayViewMut2<'_, f32>| {
+            let block = Tile { row: 0, column: first, view };
+            multiply_block(kernel, &left, &keys, 0, block, false);
+        };
+        // SAFETY: one block, written and not read.
+        let mut scores = unsafe { written((rows.len(), seen.end - first), product) };
         for (query, row) in rows.clone().zip(scores.rows_mut()) {
             let row = row.into_slice().expect("rows of a fresh array");
             soften(isa, head, query, first, row);

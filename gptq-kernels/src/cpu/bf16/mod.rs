@@ -55,13 +55,12 @@ pub(crate) fn product(
 ) {
     let left = Packed::new(isa, a, Side::Left);
     let right = Packed::new(isa, b.t(), Side::Right);
-    multiply(isa, &left, &right, BLOCK, c, accumulate, |_| true);
+    multiply(&left, &right, BLOCK, c, accumulate, |_| true);
 }
 
 /// The product of packed operands, of those blocks of `side` rows and columns, a multiple of 32,
 /// that `wanted` keeps.
 pub(crate) fn multiply(
-    isa: Isa,
     left: &Packed,
     right: &Packed,
     side: usize,
@@ -69,7 +68,7 @@ pub(crate) fn multiply(
     accumulate: bool,
     wanted: impl Fn(&Tile<'_>) -> bool + Sync + Send,
 ) {
-    let kernel = kernel::best(isa).expect("asked for before");
+    let kernel = kernel::best(left.isa()).expect("asked for before");
     assert_eq!((left.rows(), right.rows()), c.dim(), "bf16 product: result has another shape");
     assert_eq!(left.steps(), right.steps(), "bf16 product: inner dimensions differ");
     tiles(c, side, side).into_par_iter().filter(wanted).for_each(|block| {
@@ -88,6 +87,9 @@ fn multiply_block(
     accumulate: bool,
 ) {
     let (rows, columns) = block.view.dim();
+    if left.steps() == 0 && !accumulate {
+        block.view.fill(0.0);
+    }
     let (top, start) = (block.row / pack::ROWS, block.column / pack::ROWS);
     kernel.session(|kernel| {
         for step in (0..left.steps()).step_by(STEPS) {

@@ -37,9 +37,12 @@ mod vnni;
 use gptq_pack::PackedLinearRef;
 use ndarray::{Array2, ArrayView2};
 
-pub(crate) use run::linears;
-
-use super::{isa::Isa, precision::Precision};
+use super::{
+    bf16::{self, Side},
+    isa::Isa,
+    linear,
+    precision::Precision,
+};
 use dense::Dense;
 use tiles::Tiles;
 
@@ -56,6 +59,10 @@ pub struct CpuPacked {
 enum Weights {
     Packed(Tiles),
     Dense(Dense),
+    /// For products with many tokens: as they came.
+    Whole(Array2<f32>),
+    /// For products with many tokens: in bf16, as tiles.
+    Rounded(bf16::Packed),
 }
 
 impl CpuPacked {
@@ -84,17 +91,29 @@ impl CpuPacked {
         Self { in_features, out_features, weights, bias: bias.map(<[f32]>::to_vec) }
     }
 
+    /// Weights that products with many tokens read, in the numbers that they are made of.
+    pub(crate) fn for_many_tokens(
+        isa: Isa,
+        in_bf16: bool,
+        weight: Array2<f32>,
+        bias: Option<&[f32]>,
+    ) -> Self {
+        let (out_features, in_features) = weight.dim();
+        let weights = if in_bf16 {
+            Weights::Rounded(bf16::Packed::new(isa, weight.view(), Side::Right))
+        } else {
+            Weights::Whole(weight)
+        };
+        Self { in_features, out_features, weights, bias: bias.map(<[f32]>::to_vec) }
+    }
+
     pub(crate) fn dequantize(&self, isa: Isa) -> Array2<f32> {
         match &self.weights {
             Weights::Packed(tiles) => expand::dequantize(isa, tiles, self.out_features),
             Weights::Dense(dense) => dense.widened(self.out_features, self.in_features),
+            Weights::Whole(weight) => weight.clone(),
+            Weights::Rounded(tiles) => tiles.unpacked(),
         }
-    }
-
-    /// The bias, 1 × out.
-    pub(crate) fn bias_row(&self) -> Option<Array2<f32>> {
-        let bias = self.bias.as_ref()?;
-        Some(ArrayView2::from_shape((1, bias.len()), bias).expect("one row").to_owned())
     }
 
     /// Bytes of weights, scales and zero points that a product reads.
@@ -102,6 +121,45 @@ impl CpuPacked {
         (match &self.weights {
             Weights::Packed(tiles) => tiles.bytes(),
             Weights::Dense(dense) => dense.bytes(),
+            Weights::Whole(weight) => size_of::<f32>() * weight.len(),
+            Weights::Rounded(tiles) => tiles.bytes(),
         }) as u64
     }
+}
+
+/// `x · Wᵀ + bias` of every layer.
+pub(crate) fn linears(
+    isa: Isa,
+    precision: Precision,
+    x: &Array2<f32>,
+    layers: &[&CpuPacked],
+) -> Vec<Array2<f32>> {
+    let rounded = |layer: &&CpuPacked| matches!(layer.weights, Weights::Rounded(_));
+    let whole = |layer: &&CpuPacked| matches!(layer.weights, Weights::Whole(_));
+    let many = precision == Precision::Bf16 && x.nrows() >= linear::FEW;
+    if many || layers.iter().any(rounded) {
+        let left = bf16::Packed::new(isa, x.view(), Side::Left);
+        let product = |layer: &&CpuPacked| {
+            assert_eq!(x.ncols(), layer.in_features, "a linear's inputs have another width");
+            let bias = layer.bias.as_deref();
+            if let Weights::Rounded(right) = &layer.weights {
+                return linear::of_tiles(&left, right, bias);
+            }
+            // Expanding a layer costs as much as some tokens; tiles pay it back.
+            let weight = layer.dequantize(isa);
+            let right = bf16::Packed::new(isa, weight.view(), Side::Right);
+            linear::of_tiles(&left, &right, bias)
+        };
+        return layers.iter().map(product).collect();
+    }
+    if layers.iter().any(whole) {
+        let product = |layer: &&CpuPacked| match &layer.weights {
+            Weights::Whole(weight) => {
+                linear::linear(isa, false, x, weight.view(), layer.bias.as_deref())
+            }
+            _ => run::linears(isa, precision, x, &[layer]).remove(0),
+        };
+        return layers.iter().map(product).collect();
+    }
+    run::linears(isa, precision, x, layers)
 }
