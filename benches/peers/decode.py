@@ -28,12 +28,16 @@ def ours(args):
 
 
 def llama_bench(args, binary, more):
-    """llama-bench's average over its repetitions; it warms up before each test."""
-    command = [binary, "-m", args.gguf, "-p", args.prompt_tokens, "-n", args.tokens, "-t", args.threads]
-    numbers = run([*command, "-r", args.llama_repetitions, "-o", "json", *more])
-    speeds = {}
-    for test in json.loads(numbers.pop("output")):
-        speeds["decode" if test["n_gen"] else "prefill"] = test["avg_ts"]
+    """llama-bench's averages over its repetitions, new tokens after as long a context as ours; it warms up by itself."""
+    tests = {
+        "prefill": ["-p", args.prompt_tokens, "-n", 0],
+        "decode": ["-p", 0, "-n", args.tokens, "-d", args.prompt_tokens],
+    }
+    numbers, speeds = {}, {}
+    for phase, test in tests.items():
+        command = [binary, "-m", args.gguf, *test, "-t", args.threads, "-r", args.llama_repetitions, "-o", "json", *more]
+        numbers = run(command)
+        speeds[phase] = json.loads(numbers.pop("output"))[0]["avg_ts"]
     return {**speeds, **numbers}
 
 

@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Convert(ConvertArgs),
     /// What changed between two model folders, in any formats
     Diff(DiffArgs),
+    /// Whether a result still is what was written: hashes, numbers, an account of every tensor
+    Verify(VerifyArgs),
 }
 
 #[derive(Args, Debug)]
@@ -311,6 +313,15 @@ pub(crate) struct InspectArgs {
     /// One line per layer instead of one per scheme
     #[arg(long, action = ArgAction::SetTrue)]
     pub(crate) layers: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    /// Folder that gptq quantize or gptq convert wrote
+    pub(crate) model: PathBuf,
+    /// Folder it was made from: compare that too, and what was copied
+    #[arg(long, value_name = "DIR")]
+    pub(crate) source: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -22,6 +22,7 @@ mod solve_layer;
 mod summary;
 mod tensor_file;
 mod terminal;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -58,5 +59,6 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Inspect(args) => inspect::run(&args, json),
         Command::Convert(args) => convert::run(&args, json),
         Command::Diff(args) => diff::run(&args, json),
+        Command::Verify(args) => verify::run(&args, json),
     })
 }

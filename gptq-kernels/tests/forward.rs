@@ -56,14 +56,19 @@ fn divisor(n: usize, seed: usize) -> usize {
     all[seed % all.len()]
 }
 
+/// Also such as fill the vectors of kernels.
+fn head_dims() -> impl Strategy<Value = usize> {
+    prop_oneof![1..20usize, select(vec![64, 72, 128])]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn attention(
         (tokens, past) in (select(vec![1usize, 2, 17, 64, 65, 130]), 0..150usize),
-        (kv_heads, queries_per_head) in (1..4usize, 1..4usize),
-        (head_dim, value_dim) in (1..20usize, 1..20usize),
+        (kv_heads, queries_per_head) in (1..4usize, 1..6usize),
+        (head_dim, value_dim) in (head_dims(), head_dims()),
         window in windows(),
         softcap in option::of(1f32..30.0),
         (biased, sunk) in any::<(bool, bool)>(),

@@ -21,7 +21,9 @@ struct Case {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let sizes = (1..150usize, prop_oneof![1..300usize, select(vec![32, 64, 128, 256, 384])]);
+    // More than what is read side by side for one token, too.
+    let outs = prop_oneof![3 => 1..150usize, 1 => 150..600usize];
+    let sizes = (outs, prop_oneof![1..300usize, select(vec![32, 64, 128, 256, 384])]);
     let groups = prop_oneof![1..320usize, select(vec![32, 64, 128, usize::MAX])];
     let tokens = select(vec![1usize, 2, 4, 5, 8, 15, 33, 70]);
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
@@ -203,6 +205,37 @@ proptest! {
             let got = cpu.packed_linear(&x, &prepared).unwrap();
             let outcome = near(&got, &of_bytes, &x, &eight);
             prop_assert!(outcome.is_ok(), "{}: {outcome:?}", isa.name());
+        }
+    }
+
+    /// Weights for products with many tokens are those products' own numbers.
+    #[test]
+    fn for_many_tokens(
+        (outs, ins) in (1..150usize, 1..300usize),
+        tokens in select(vec![1usize, 3, 16, 40]),
+        bias in any::<bool>(),
+        seed in any::<u16>(),
+    ) {
+        let weights = values(outs, ins, seed.into());
+        let bias = bias.then(|| values(1, outs, 8));
+        let row = bias.as_ref().map(|bias| bias.as_slice().unwrap());
+        let x = values(tokens, ins, 9);
+        for isa in Isa::available() {
+            for precision in [Precision::F32, Precision::Bf16] {
+                let cpu = CpuBackend::with_isa(isa).with_precision(precision);
+                let prepared = cpu.prepare_for_many_tokens(weights.clone(), row).unwrap();
+                let in_bf16 = cpu.precision() == Precision::Bf16;
+                let round = |v| if in_bf16 { half::bf16::from_f32(v).to_f32() } else { v };
+                let numbers = PackedBackend::dequantize(&cpu, &prepared).unwrap();
+                prop_assert_eq!(numbers, weights.mapv(round));
+                let rounded = Reference.linear(&x.mapv(round), &weights.mapv(round), bias.as_ref());
+                let got = cpu.packed_linear(&x, &prepared).unwrap();
+                let outcome = close(&got, &rounded.unwrap(), ins);
+                prop_assert!(outcome.is_ok(), "{} {}: {outcome:?}", isa.name(), precision.name());
+                if tokens >= 16 {
+                    prop_assert_eq!(got, cpu.linear(&x, &weights, bias.as_ref()).unwrap());
+                }
+            }
         }
     }
 

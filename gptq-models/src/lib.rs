@@ -67,6 +67,7 @@ mod run;
 mod source;
 mod stage;
 mod unit;
+mod verify;
 mod weights;
 mod zero_points;
 
@@ -94,4 +95,5 @@ pub use quantized::quantization_config;
 pub use report::{AdapterReport, Coverage, Entry, Fallback, Fate, LayerReport, Ledger, Report};
 pub use rope::{Rope, RopeTable};
 pub use source::{Axes, FusedExpert, Outputs, Stored};
+pub use verify::{Finding, Verification, verify};
 pub use zero_points::{Offset, ZeroPoints};

@@ -21,6 +21,7 @@ use crate::{
     quantized::pack_dtype,
     report::{Entry, Fate},
     source,
+    verify::{REPORT, hashes, seal},
 };
 
 /// An output folder being filled.
@@ -116,6 +117,7 @@ impl<'a> Output<'a> {
             Some(adapter) => Some(adapter.finish(self.staging.target(), &dir)?),
             None => None,
         };
+        let ledger = Ledger { tensors: plan.tensors, files: copy_files(checkpoint, &dir, beside)? };
         let report = Report {
             adapter,
             tool: options.tool.clone(),
@@ -124,15 +126,18 @@ impl<'a> Output<'a> {
             layers,
             coverage: plan.coverage,
             notices: plan.notices,
-            ledger: Ledger { tensors: plan.tensors, files: copy_files(checkpoint, &dir, beside)? },
+            ledger,
             sha256: written.sha256,
             source_bytes: checkpoint.nbytes(),
             output_bytes: written.tensor_bytes,
             seconds: started.elapsed().as_secs_f64(),
             computed: options.computed.clone(),
             memory: MemoryReport { peak_bytes: peak_bytes(), ..self.memory },
+            source: hashes::of_source(checkpoint)?,
+            files: hashes::of_folder(&dir)?,
+            seal: seal::OPEN.to_owned(),
         };
-        write_json(&dir.join("gptq_report.json"), &report)?;
+        seal::write(&dir.join(REPORT), &report)?;
         self.staging.finish()?;
         Ok(report)
     }
@@ -172,7 +177,7 @@ fn copy_files(checkpoint: &Checkpoint, out: &Path, beside: bool) -> Result<Vec<E
             entry(Fate::Rewritten, Some("carries quantization_config now"))
         } else if name == "quantize_config.json" && !beside {
             entry(Fate::Dropped, Some("config.json says how the result is stored"))
-        } else if name == "quantize_config.json" || name == "gptq_report.json" {
+        } else if name == "quantize_config.json" || name == REPORT {
             entry(Fate::Rewritten, Some("describes the result now"))
         } else if weights.contains(&from.as_path()) {
             entry(Fate::Rewritten, Some("its tensors are accounted for one by one"))

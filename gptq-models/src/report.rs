@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use gptq_core::QuantConfig;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::MemoryReport;
@@ -41,6 +41,12 @@ pub struct Report {
     pub computed: String,
     /// Where memory went.
     pub memory: MemoryReport,
+    /// SHA-256 of the source's weight files and config, as hex.
+    pub source: BTreeMap<String, String>,
+    /// SHA-256 of every other file of the result, and of the headers of its weight files, as hex.
+    pub files: BTreeMap<String, String>,
+    /// SHA-256 of this report's own text, with 64 zeros in this place.
+    pub seal: String,
 }
 
 /// One quantized linear.
@@ -160,7 +166,7 @@ pub struct Entry {
 }
 
 /// The fates there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
     /// Replaced by packed tensors.

@@ -28,7 +28,7 @@ use crate::{
 
 /// Tokens that go through a stage together: enough for products to run at full speed, whatever the
 /// length of a sample.
-const TOGETHER: usize = 1024;
+const TOGETHER: usize = 512;
 
 /// GPTQ over a whole model. `samples` all have one length.
 pub(crate) struct Run<'a, B: PackedBackend> {

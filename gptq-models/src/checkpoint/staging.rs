@@ -8,7 +8,7 @@ use std::{
 use crate::Error;
 
 /// Marks a folder as ours, so that the remains of a killed run can be told from someone's data.
-const MARKER: &str = ".gptq-partial";
+pub(crate) const MARKER: &str = ".gptq-partial";
 
 /// A folder being filled beside its final place. Dropped before [`Staging::finish`], it is removed.
 #[derive(Debug)]

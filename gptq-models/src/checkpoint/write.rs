@@ -270,11 +270,21 @@ fn assign(specs: &[TensorSpec], max_shard_bytes: u64) -> Vec<Vec<&TensorSpec>> {
 
 /// Writes indented JSON with a final newline and flushes it to disk.
 pub(crate) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), Error> {
-    let mut text = serde_json::to_vec_pretty(value)
+    write_text(path, &json_text(path, value)?)
+}
+
+/// Indented JSON with a final newline, meant for this file.
+pub(crate) fn json_text(path: &Path, value: &impl serde::Serialize) -> Result<String, Error> {
+    let text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::file(path, format!("cannot be written as JSON: {e}")))?;
-    text.push(b'\n');
+    Ok(text + "\n")
+}
+
+/// Writes a file and flushes it to disk.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), Error> {
     let mut file = File::create(path).map_err(|e| Error::io("create", path, e))?;
-    file.write_all(&text).and_then(|()| file.sync_all()).map_err(|e| Error::io("write", path, e))
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    written.map_err(|e| Error::io("write", path, e))
 }
 
 /// Lower-case hexadecimal.

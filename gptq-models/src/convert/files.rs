@@ -5,14 +5,14 @@ use std::{fs, path::Path};
 use gptq_pack::Format;
 use serde_json::Value;
 
-use super::{ConvertReport, entry, plan::Goal};
+use super::{entry, plan::Goal};
 use crate::{
     Checkpoint, Entry, Error, Fate,
     checkpoint::{read_json, write_json},
     output::{WEIGHT_FILES, copy as copy_file},
+    verify::REPORT,
 };
 
-const REPORT: &str = "gptq_report.json";
 /// GPTQ's readers look for this one; others for none but `config.json`.
 const BESIDE: &str = "quantize_config.json";
 
@@ -94,12 +94,8 @@ pub(super) fn source_report(checkpoint: &Checkpoint) -> Value {
     let Ok(Value::Object(mut report)) = read_json(&checkpoint.dir().join(REPORT)) else {
         return Value::Null;
     };
-    for key in ["sha256", "ledger"] {
+    for key in ["sha256", "ledger", "source", "files", "seal"] {
         report.shift_remove(key);
     }
     Value::Object(report)
-}
-
-pub(super) fn write_report(out: &Path, report: &ConvertReport) -> Result<(), Error> {
-    write_json(&out.join(REPORT), report)
 }

@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::{
     Checkpoint, CheckpointWriter, Entry, Error, Ledger, Progress, Staging, quantization_config,
     quantized::{packed_names, unexplained},
+    verify::{REPORT, hashes, seal},
     zero_points,
 };
 use plan::Plan;
@@ -96,6 +97,12 @@ pub struct ConvertReport {
     pub output_bytes: u64,
     /// Wall-clock seconds.
     pub seconds: f64,
+    /// SHA-256 of the source's weight files and config, as hex.
+    pub source: std::collections::BTreeMap<String, String>,
+    /// SHA-256 of every other file of the result, and of the headers of its weight files, as hex.
+    pub files: std::collections::BTreeMap<String, String>,
+    /// SHA-256 of this report's own text, with 64 zeros in this place.
+    pub seal: String,
 }
 
 /// One converted linear.
@@ -204,8 +211,11 @@ pub fn convert(
         source_bytes: checkpoint.nbytes(),
         output_bytes: written.tensor_bytes,
         seconds: started.elapsed().as_secs_f64(),
+        source: hashes::of_source(checkpoint)?,
+        files: hashes::of_folder(dir)?,
+        seal: seal::OPEN.to_owned(),
     };
-    files::write_report(dir, &report)?;
+    seal::write(&dir.join(REPORT), &report)?;
     staging.finish()?;
     progress.advance(1.0, "");
     Ok(report)

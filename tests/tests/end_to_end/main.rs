@@ -16,6 +16,7 @@ mod rules;
 mod schemes;
 mod sequential;
 mod stubborn;
+mod verify;
 
 use std::path::{Path, PathBuf};
 
