@@ -37,6 +37,7 @@ pub mod graph;
 
 mod adapter;
 mod arch;
+mod awake;
 mod block;
 mod checkpoint;
 mod config;

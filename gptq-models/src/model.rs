@@ -6,6 +6,7 @@ use ndarray::Array2;
 
 use crate::{
     Architecture, Checkpoint, Error, ModelConfig,
+    awake::awake,
     block::{EmbedWeights, FinishWeights, Interpreter, LayerCache, Positions, Routing},
     graph::LinearPlace,
     quantization_config,
@@ -153,9 +154,11 @@ impl<B: PackedBackend> Model<B> {
                 cache.capacity
             )));
         }
-        let hidden = self.run(ids, Some(cache))?;
-        cache.filled += ids.len();
-        let last = self.logits_of(&hidden, &[ids.len() as u32 - 1])?;
+        let last = awake(|| {
+            let hidden = self.run(ids, Some(cache))?;
+            cache.filled += ids.len();
+            self.logits_of(&hidden, &[ids.len() as u32 - 1])
+        })?;
         Ok(last.into_raw_vec_and_offset().0)
     }
 
