@@ -33,12 +33,13 @@ def llama_bench(args, binary, more):
         "prefill": ["-p", args.prompt_tokens, "-n", 0],
         "decode": ["-p", 0, "-n", args.tokens, "-d", args.prompt_tokens],
     }
-    numbers, speeds = {}, {}
+    runs, speeds = [], {}
     for phase, test in tests.items():
         command = [binary, "-m", args.gguf, *test, "-t", args.threads, "-r", args.llama_repetitions, "-o", "json", *more]
-        numbers = run(command)
-        speeds[phase] = json.loads(numbers.pop("output"))[0]["avg_ts"]
-    return {**speeds, **numbers}
+        runs.append(run(command))
+        speeds[phase] = json.loads(runs[-1].pop("output"))[0]["avg_ts"]
+    both = {key: [numbers[key] for numbers in runs] for key in runs[0]}
+    return {**speeds, **{key: sum(values) if key in ("wall", "cpu") else max(values) for key, values in both.items()}}
 
 
 def gptqmodel(args, backend):

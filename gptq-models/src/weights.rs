@@ -184,9 +184,8 @@ impl<B: PackedBackend> Loader<'_, B> {
             return Ok(Linear::Prepared(self.backend.prepare(&packed)?));
         }
         let weight = source::weight(self.checkpoint, place)?;
-        let bias = source::bias(self.checkpoint, place)?;
-        let bias = bias.as_ref().and_then(|bias| bias.as_slice());
-        Ok(Linear::Prepared(self.backend.prepare_dense(weight.view(), bias)?))
+        let bias = self.bias(place)?;
+        Ok(Linear::Prepared(self.backend.prepare_dense(weight.view(), bias.as_deref())?))
     }
 
     /// A linear with weights that samples go through.
@@ -195,9 +194,13 @@ impl<B: PackedBackend> Loader<'_, B> {
         place: &LinearPlace,
         weight: Array2<f32>,
     ) -> Result<Linear<B>, Error> {
+        let bias = self.bias(place)?;
+        Ok(Linear::Prepared(self.backend.prepare_for_many_tokens(weight, bias.as_deref())?))
+    }
+
+    fn bias(&self, place: &LinearPlace) -> Result<Option<Vec<f32>>, Error> {
         let bias = source::bias(self.checkpoint, place)?;
-        let bias = bias.as_ref().and_then(|bias| bias.as_slice());
-        Ok(Linear::Prepared(self.backend.prepare_for_many_tokens(weight, bias)?))
+        Ok(bias.map(|bias| bias.iter().copied().collect()))
     }
 
     fn matrix(&self, matrix: &Matrix) -> Result<B::Tensor, Error> {

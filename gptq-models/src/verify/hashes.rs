@@ -10,7 +10,7 @@ use std::{
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::REPORT;
+use super::{REPORT, file_name};
 use crate::{
     Checkpoint, Error,
     checkpoint::{MARKER, hex},
@@ -45,21 +45,19 @@ fn list(dir: &Path, below: &str, names: &mut Vec<String>) -> Result<(), Error> {
 /// One file of a result: all of it, or the header where tensors follow.
 fn of_file(dir: &Path, name: &str) -> Result<String, Error> {
     let path = dir.join(name);
-    let length = match name.ends_with(".safetensors") && !name.contains('/') {
-        true => header_length(&path)?,
-        false => u64::MAX,
-    };
-    hash(&path, length)
+    hash(&path, if only_header(name) { header_length(&path)? } else { u64::MAX })
+}
+
+/// Whether a file holds tensors that are hashed one by one.
+pub(super) fn only_header(name: &str) -> bool {
+    name.ends_with(".safetensors") && !name.contains('/')
 }
 
 /// The weight files that a run read, and the config, whole.
 pub(crate) fn of_source(checkpoint: &Checkpoint) -> Result<BTreeMap<String, String>, Error> {
     let config = checkpoint.dir().join("config.json");
     let files: Vec<&Path> = checkpoint.weight_files().chain([config.as_path()]).collect();
-    let hash = |path: &Path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok((name, hash(path, u64::MAX)?))
-    };
+    let hash = |path: &Path| Ok((file_name(path), hash(path, u64::MAX)?));
     files.into_par_iter().map(hash).collect()
 }
 

@@ -134,13 +134,15 @@ pub(crate) fn linears(
     x: &Array2<f32>,
     layers: &[&CpuPacked],
 ) -> Vec<Array2<f32>> {
+    for layer in layers {
+        assert_eq!(x.ncols(), layer.in_features, "a linear's inputs have another width");
+    }
     let rounded = |layer: &&CpuPacked| matches!(layer.weights, Weights::Rounded(_));
     let whole = |layer: &&CpuPacked| matches!(layer.weights, Weights::Whole(_));
     let many = precision == Precision::Bf16 && x.nrows() >= linear::FEW;
     if many || layers.iter().any(rounded) {
         let left = bf16::Packed::new(isa, x.view(), Side::Left);
         let product = |layer: &&CpuPacked| {
-            assert_eq!(x.ncols(), layer.in_features, "a linear's inputs have another width");
             let bias = layer.bias.as_deref();
             if let Weights::Rounded(right) = &layer.weights {
                 return linear::of_tiles(&left, right, bias);

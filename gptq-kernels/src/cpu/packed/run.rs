@@ -43,7 +43,6 @@ pub(crate) fn linears(
     let mut inputs: Vec<(Option<&Slots>, Input<'_>)> = Vec::new();
     let mut of_layer = Vec::with_capacity(layers.len());
     for layer in layers {
-        assert_eq!(x.ncols(), layer.in_features, "a linear's inputs have another width");
         let slots = match &layer.weights {
             Weights::Packed(tiles) => Some(&tiles.slots),
             _ => None,
@@ -59,13 +58,9 @@ pub(crate) fn linears(
     let mut tasks = Vec::new();
     for ((layer, y), &input) in layers.iter().zip(&mut outputs).zip(&of_layer) {
         let tokens = (CACHE / layer.in_features / TOKENS * TOKENS).max(TOKENS);
-        let width = if x.nrows() == 1
-            && matches!(&layer.weights, Weights::Packed(_))
-            && matches!(&inputs[input].1, Input::Bytes(_))
-        {
-            int8::STREAMS * STRIP
-        } else {
-            STRIP
+        let width = match &inputs[input].1 {
+            Input::Bytes(_) if x.nrows() == 1 => int8::STREAMS * STRIP,
+            _ => STRIP,
         };
         let of_layer = tiles(y.view_mut(), tokens, width);
         tasks.extend(of_layer.into_iter().map(|tile| (*layer, &inputs[input].1, tile)));
