@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser};
 use gptq_models::FallbackThreshold;
 
-use crate::bench::BenchCommand;
+use crate::{bench::BenchCommand, quantize::ResumeArgs};
 
 /// Quantize language models with GPTQ, evaluate and run the result.
 #[derive(Parser, Debug)]
@@ -129,6 +129,8 @@ pub(crate) struct QuantizeArgs {
     /// result, and wide inputs are computed again
     #[arg(long, value_name = "GB")]
     pub(crate) max_ram: Option<f64>,
+    #[command(flatten)]
+    pub(crate) resume: ResumeArgs,
     /// Where to compute
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub(crate) device: Device,
@@ -295,11 +297,15 @@ pub(crate) struct LogitsArgs {
 pub(crate) struct SolveLayerArgs {
     /// safetensors with weight [out, in] and either hessian F32 [in, in] or inputs [tokens, in]; for
     /// --gptaq also cross F32 [in, in]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) input: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "replay")]
+    pub(crate) input: Option<PathBuf>,
+    /// A layer that gptq quantize could not solve, with the settings it had there: the file that it
+    /// left. To try other settings, give it to --input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["input", "SettingsArgs"])]
+    pub(crate) replay: Option<PathBuf>,
     /// safetensors to write: codes, g_idx, scales, zeros, dequantized
-    #[arg(long, value_name = "FILE")]
-    pub(crate) out: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "replay")]
+    pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
 }

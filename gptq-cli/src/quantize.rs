@@ -1,7 +1,8 @@
 //! `gptq quantize`.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
+use clap::Args;
 use gptq_calib::{CalibrationSet, ChatTemplate, SampleSpec};
 use gptq_core::FallbackStrategy;
 use gptq_models::{
@@ -18,6 +19,18 @@ use crate::{
     model_dir, settings, summary,
     terminal::{self, Meter},
 };
+
+/// What becomes of an interrupted run.
+#[derive(Args, Debug)]
+pub(crate) struct ResumeArgs {
+    /// Throw away what an interrupted run of the same output left, instead of going on from it
+    #[arg(long)]
+    pub(crate) restart: bool,
+    /// Save the samples on their way every so many seconds: less is computed again after an
+    /// interruption, more is written
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub(crate) save_every: u64,
+}
 
 pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
     let mut options = options(args)?;
@@ -85,6 +98,8 @@ fn options(args: &QuantizeArgs) -> Result<QuantizeOptions, Failure> {
         max_ram: args.max_ram.map(|gb| model_dir::gigabytes("--max-ram", gb)).transpose()?,
         true_sequential: !args.no_true_sequential,
         lm_head: args.lm_head,
+        restart: args.resume.restart,
+        save_every: Duration::from_secs(args.resume.save_every),
         fallback: fallback(args),
         routing: match args.moe {
             MoeArg::Routed => Routing::Routed,

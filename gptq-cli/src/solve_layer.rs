@@ -1,13 +1,16 @@
 //! `gptq solve-layer`: one linear, from tensors to tensors.
 
-use gptq_core::{Backend, Hessian, solve};
+use std::path::Path;
+
+use gptq_core::{Backend, Hessian, QuantizedMatrix, Solved, solve};
 use gptq_kernels::CpuBackend;
+use gptq_models::Capsule;
 use ndarray::Array2;
 use safetensors::Dtype;
 use serde_json::json;
 
 use crate::{
-    args::SolveLayerArgs,
+    args::{SettingsArgs, SolveLayerArgs},
     failure::Failure,
     settings,
     tensor_file::{self, Out, TensorFile},
@@ -15,40 +18,16 @@ use crate::{
 };
 
 pub(crate) fn run(args: &SolveLayerArgs, json: bool) -> Result<(), Failure> {
-    let config = settings::quant_config(&args.settings)?;
-    let file = TensorFile::read(&args.input)?;
-    let weight = file.floats("weight")?;
-    let weight = weight.ok_or_else(|| file.failure("holds no weight [out, in]"))?;
     let backend = CpuBackend::new();
-    let mut hessian = hessian(&file, &backend).and_then(|h| h.map_err(|e| file.failure(e)))?;
-    if config.gptaq_alpha != 0.0 {
-        let cross = file.floats("cross")?;
-        let cross =
-            cross.ok_or_else(|| file.failure("holds no cross [in, in], which --gptaq needs"))?;
-        // Given as the mean that the Hessian takes; kept, as everything there, as a sum.
-        let samples = hessian.count() as f32 / 2.0;
-        hessian = hessian.with_cross(cross * samples).map_err(|e| file.failure(e))?;
+    let solved = match (&args.replay, &args.input) {
+        (Some(capsule), _) => replay(capsule, &backend)?,
+        (None, Some(input)) => solve_file(input, &args.settings, &backend)?,
+        (None, None) => return Err(Failure::usage("give --input or --replay")),
+    };
+    if let Some(out) = &args.out {
+        write(out, &solved.quantized)?;
     }
-    let solved = solve(weight.view(), hessian, &config, &backend).map_err(|e| file.failure(e))?;
-
-    let q = &solved.quantized;
-    let integers = |a: &Array2<u8>| a.iter().map(|&v| i32::from(v)).collect::<Vec<i32>>();
-    let (codes, zeros) = (integers(&q.codes), integers(&q.zeros));
-    let g_idx: Vec<i32> = q.g_idx.iter().map(|&g| g as i32).collect();
-    let scales: Vec<f32> = q.scales.iter().copied().collect();
-    let dequantized: Vec<f32> = q.dequantize().iter().copied().collect();
-    let layer = [q.out_features(), q.in_features()];
-    let grids = [q.out_features(), q.groups()];
-    tensor_file::write(
-        &args.out,
-        &[
-            Out::new("codes", Dtype::I32, &layer, &codes),
-            Out::new("g_idx", Dtype::I32, &[q.in_features()], &g_idx),
-            Out::new("scales", Dtype::F32, &grids, &scales),
-            Out::new("zeros", Dtype::I32, &grids, &zeros),
-            Out::new("dequantized", Dtype::F32, &layer, &dequantized),
-        ],
-    )?;
+    let layer = [solved.quantized.out_features(), solved.quantized.in_features()];
     if json {
         terminal::json(&json!({
             "loss": solved.loss,
@@ -59,10 +38,11 @@ pub(crate) fn run(args: &SolveLayerArgs, json: bool) -> Result<(), Failure> {
             "dead_columns": solved.dead_columns,
         }))?;
     } else {
+        let name = args.out.as_ref().or(args.replay.as_ref()).map(|path| path.display());
         terminal::print(&format!(
             "{}: {} × {}, loss {:.6e} ({:.1}% of rounding's), damp_percent {:.4} after {} \
              attempt(s)\n",
-            args.out.display(),
+            name.map_or(String::new(), |name| name.to_string()),
             layer[0],
             layer[1],
             solved.loss,
@@ -72,6 +52,62 @@ pub(crate) fn run(args: &SolveLayerArgs, json: bool) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// What a run could not solve, once more.
+fn replay(path: &Path, backend: &CpuBackend) -> Result<Solved, Failure> {
+    let capsule = Capsule::open(path)?;
+    terminal::message(&format!("{}: in its run, {}", capsule.layer, capsule.problem));
+    let failed = |e: gptq_core::Error| {
+        Failure::failed(format!("{}: {}: {e}", path.display(), capsule.layer))
+    };
+    let hessian = Hessian::from_matrix(capsule.hessian).map_err(failed)?;
+    let hessian = match capsule.cross {
+        Some(cross) => hessian.with_cross(cross).map_err(failed)?,
+        None => hessian,
+    };
+    solve(capsule.weight.view(), hessian, &capsule.config, backend).map_err(failed)
+}
+
+fn solve_file(
+    path: &Path,
+    settings: &SettingsArgs,
+    backend: &CpuBackend,
+) -> Result<Solved, Failure> {
+    let config = settings::quant_config(settings)?;
+    let file = TensorFile::read(path)?;
+    let weight = file.floats("weight")?;
+    let weight = weight.ok_or_else(|| file.failure("holds no weight [out, in]"))?;
+    let mut hessian = hessian(&file, backend).and_then(|h| h.map_err(|e| file.failure(e)))?;
+    if config.gptaq_alpha != 0.0 {
+        let cross = file.floats("cross")?;
+        let cross =
+            cross.ok_or_else(|| file.failure("holds no cross [in, in], which --gptaq needs"))?;
+        // Given as the mean that the Hessian takes; kept, as everything there, as a sum.
+        let samples = hessian.count() as f32 / 2.0;
+        hessian = hessian.with_cross(cross * samples).map_err(|e| file.failure(e))?;
+    }
+    solve(weight.view(), hessian, &config, backend).map_err(|e| file.failure(e))
+}
+
+fn write(out: &Path, q: &QuantizedMatrix) -> Result<(), Failure> {
+    let integers = |a: &Array2<u8>| a.iter().map(|&v| i32::from(v)).collect::<Vec<i32>>();
+    let (codes, zeros) = (integers(&q.codes), integers(&q.zeros));
+    let g_idx: Vec<i32> = q.g_idx.iter().map(|&g| g as i32).collect();
+    let scales: Vec<f32> = q.scales.iter().copied().collect();
+    let dequantized: Vec<f32> = q.dequantize().iter().copied().collect();
+    let layer = [q.out_features(), q.in_features()];
+    let grids = [q.out_features(), q.groups()];
+    tensor_file::write(
+        out,
+        &[
+            Out::new("codes", Dtype::I32, &layer, &codes),
+            Out::new("g_idx", Dtype::I32, &[q.in_features()], &g_idx),
+            Out::new("scales", Dtype::F32, &grids, &scales),
+            Out::new("zeros", Dtype::I32, &grids, &zeros),
+            Out::new("dequantized", Dtype::F32, &layer, &dequantized),
+        ],
+    )
 }
 
 /// H as given, or from the inputs of the layer; not both.

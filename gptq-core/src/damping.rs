@@ -74,7 +74,8 @@ pub struct DampOutcome {
 const FLOORS: u32 = 6;
 
 /// Adds damping to an ordered H until it can be factored, and replaces its upper triangle with the
-/// factor. Below the diagonal H stays what it was. Returns the damped diagonal. Only where the first
+/// factor. Below the diagonal H stays what it was, and all of it where nothing helps. Returns the
+/// damped diagonal. Only where the first
 /// attempt fails is there a second matrix, to keep what succeeded.
 ///
 /// The outcome is that of trying all in order, but since more on the diagonal never hurts, few have
@@ -127,10 +128,13 @@ pub(crate) fn damp_and_factor(
             break;
         }
     }
+    mirror(h.view_mut().reversed_axes());
+    h.diag_mut().assign(&diagonal);
     Err(Error::NotPositiveDefinite {
         column: failed_at,
         attempts: (FLOORS + 1) * shares.len() as u32,
         last_percent: shares[last],
+        unsolved: None,
     })
 }
 

@@ -1,5 +1,16 @@
 //! What can go wrong with one layer.
 
+use ndarray::Array2;
+
+/// A Hessian that cannot be factored, as it was before: columns in the order of the layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unsolved {
+    /// H, in × in.
+    pub hessian: Array2<f32>,
+    /// What GPTAQ makes up for, in × in; see [`Hessian::cross`](crate::Hessian::cross).
+    pub cross: Option<Array2<f32>>,
+}
+
 /// An error of the solver. Messages are clauses; whoever knows the layer's name puts it in front.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -70,6 +81,8 @@ pub enum Error {
         attempts: u32,
         /// The last of them.
         last_percent: f64,
+        /// What could not be solved, so that it can be looked at.
+        unsolved: Option<Box<Unsolved>>,
     },
     /// A scale that half precision cannot hold.
     #[error("scale {scale} of output row {row} exceeds half precision (65504); skip this layer")]

@@ -5,8 +5,8 @@ use std::ops::Range;
 use ndarray::{Array1, Array2, ArrayView2, s};
 
 use crate::{
-    ActOrder, DampOutcome, Error, Hessian, Linalg, QuantConfig, check_finite, damping, gptaq,
-    hessian::symmetric, order,
+    ActOrder, DampOutcome, Error, Hessian, Linalg, QuantConfig, Unsolved, check_finite, damping,
+    gptaq, hessian::symmetric, order,
 };
 
 impl Hessian {
@@ -54,12 +54,36 @@ impl Hessian {
                 Some(d)
             }
         };
-        let (diagonal, damp) = damping::damp_and_factor(&mut h, config.damping, linalg)?;
+        let (diagonal, damp) = match damping::damp_and_factor(&mut h, config.damping, linalg) {
+            Ok(damped) => damped,
+            Err(Error::NotPositiveDefinite { column, attempts, last_percent, .. }) => {
+                let mut unsolved = unsolved(h, cross, &perm);
+                dead_columns().for_each(|c| unsolved.hessian[(c, c)] = 0.0);
+                let unsolved = Some(Box::new(unsolved));
+                return Err(Error::NotPositiveDefinite {
+                    column,
+                    attempts,
+                    last_percent,
+                    unsolved,
+                });
+            }
+            Err(other) => return Err(other),
+        };
         let mut made =
             InverseFactor { u: h, diagonal, p: None, perm, dead, damp, made_for: *config };
         made.p = cross.map(|d| gptaq::shift(&d, &made.upper(), config.gptaq_alpha, linalg));
         Ok(made)
     }
+}
+
+/// Both matrices in the order of the layer again.
+fn unsolved(mut hessian: Array2<f32>, mut cross: Option<Array2<f32>>, perm: &[usize]) -> Unsolved {
+    let mut back = vec![0; perm.len()];
+    perm.iter().enumerate().for_each(|(at, &column)| back[column] = at);
+    for matrix in cross.iter_mut().chain([&mut hessian]) {
+        order::reorder(matrix, &back);
+    }
+    Unsolved { hessian, cross }
 }
 
 /// The upper factor U of the damped, ordered H: `H⁻¹ = Uᵀ U`, and P if inputs are to be made up

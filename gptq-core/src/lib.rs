@@ -75,7 +75,7 @@ pub use cholesky::Lapack;
 pub use config::{ActOrder, Bits, GridSearch, GroupSize, QuantConfig, ScaleDtype};
 pub use damping::{DampOutcome, Damping};
 pub use eora::{LowRank, eora};
-pub use error::Error;
+pub use error::{Error, Unsolved};
 pub use factor::InverseFactor;
 pub use fallback::{FallbackStrategy, quantize_unseen};
 pub use grid::Grid;

@@ -224,6 +224,36 @@ fn damping_grows_until_the_factor_exists() {
     assert_eq!((damp.attempts, damp.floor, damp.floor_added, tried), (14, 0, 0.0, 7));
 }
 
+/// What cannot be solved is handed back as it was given, whatever order it was tried in.
+#[test]
+fn a_hessian_that_nothing_helps_comes_back_as_it_was() {
+    let mut h = Array2::from_shape_fn((6, 6), |(r, c)| 3.0 + (r * c % 5) as f32);
+    h = &h + &h.t();
+    for dead in [2, 5] {
+        h.row_mut(dead).fill(0.0);
+        h.column_mut(dead).fill(0.0);
+    }
+    let cross = Array2::from_shape_fn((6, 6), |(r, c)| (r * 6 + c) as f32);
+    let pairs = GroupSize::from_file(2).unwrap();
+    for (act_order, group_size) in [
+        (ActOrder::Natural, GroupSize::PerChannel),
+        (ActOrder::DescAct, GroupSize::PerChannel),
+        (ActOrder::GroupAware, pairs),
+    ] {
+        let config =
+            QuantConfig { act_order, gptaq_alpha: 0.25, ..config(Bits::B4, true, group_size) };
+        let given = Hessian::from_matrix(h.clone()).unwrap().with_cross(cross.clone()).unwrap();
+        let error = given.finish(&config, &Portable).unwrap_err();
+        let Error::NotPositiveDefinite { unsolved: Some(unsolved), .. } = error else {
+            panic!("{error}")
+        };
+        assert_eq!(unsolved.hessian, h);
+        let mut alive = cross.clone();
+        [2, 5].map(|dead| alive.column_mut(dead).fill(0.0));
+        assert_eq!(unsolved.cross, Some(alive));
+    }
+}
+
 #[test]
 fn a_raised_diagonal_is_the_second_resort() {
     // 1 + 0.1 and 0.99 of that are not enough for 2.5: eight on the diagonal as it is, one more.

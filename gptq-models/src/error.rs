@@ -112,6 +112,16 @@ pub enum Error {
         /// The solver's error.
         source: gptq_core::Error,
     },
+    /// The solver failed on a layer, and what it failed on is kept.
+    #[error("{layer}: {source}; {kept}")]
+    Unsolved {
+        /// The linear, or the linears that share an input.
+        layer: String,
+        /// The solver's error.
+        source: gptq_core::Error,
+        /// Where, and what to do with it.
+        kept: String,
+    },
     /// A packed layer makes no sense.
     #[error("{layer}: {source}")]
     Packed {
@@ -155,6 +165,21 @@ pub enum Error {
         layer: String,
         /// The difference.
         message: String,
+    },
+    /// A run failed, but what it has finished remains.
+    #[error(
+        "{source}\n{blocks} of {of} blocks are finished and kept in {folder}: the same command goes \
+         on from there"
+    )]
+    Interrupted {
+        /// Why.
+        source: Box<Error>,
+        /// Blocks that need not be done again.
+        blocks: usize,
+        /// All blocks.
+        of: usize,
+        /// Where they are.
+        folder: String,
     },
     /// Token ids or settings of a run make no sense.
     #[error("{message}")]

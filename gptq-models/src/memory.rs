@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::{
-    Error,
+    Error, MemoryForecast,
     graph::{Graph, Stage},
     plan::{LinearPlan, Plan},
 };
@@ -38,8 +38,9 @@ pub(crate) struct Need {
 }
 
 impl Need {
-    /// Of a run that sends `tokens` through a stage at a time.
-    pub(crate) fn of(graph: &Graph, plan: &Plan, tokens: usize) -> Self {
+    /// Of a run that sends `tokens` through a stage at a time, or that `rounds` one linear after
+    /// the other.
+    pub(crate) fn of(graph: &Graph, plan: &Plan, tokens: usize, rounds: bool) -> Self {
         let stages = || graph.blocks.iter().zip(&plan.blocks);
         let stages = || stages().flat_map(|(block, plans)| block.stages.iter().zip(plans));
         let head = plan.head.iter().map(std::slice::from_ref);
@@ -47,6 +48,10 @@ impl Need {
         let matrices = if plan.needs_native() { 4 } else { 2 };
         let width = |linears: &[LinearPlan]| linears.iter().map(|l| l.place.in_features).max();
         let widest = lists().filter_map(width).max().unwrap_or(0) as u64;
+        if rounds {
+            let largest = lists().flatten().map(|l| weights(std::slice::from_ref(l))).max();
+            return Self { weights: largest.unwrap_or(0), hessian: 0, pass: 0 };
+        }
         Self {
             weights: lists().map(weights).max().unwrap_or(0),
             hessian: matrices * 4 * widest * widest,
@@ -75,6 +80,19 @@ impl Need {
                 mib(needed)
             ))
         })
+    }
+
+    /// With so many bytes of samples waiting.
+    pub(crate) fn forecast(&self, waiting_bytes: u64) -> MemoryForecast {
+        let Self { weights, hessian, pass } = *self;
+        MemoryForecast {
+            peak_bytes: waiting_bytes + weights + hessian + pass + PROGRAM,
+            waiting_bytes,
+            weights_bytes: weights,
+            hessian_bytes: hessian,
+            pass_bytes: pass,
+            program_bytes: PROGRAM,
+        }
     }
 
     pub(crate) fn report(&self, (waiting, scratch): (u64, u64)) -> MemoryReport {

@@ -20,7 +20,7 @@ pub(crate) fn notices(plan: &Plan, options: &QuantizeOptions) -> Result<Vec<Stri
     if options.method == Method::Gptq && plan.needs_native() {
         note("GPTAQ runs the original model beside the quantized one: activations take twice the memory, passes over the samples twice the time".into());
     }
-    for LinearPlan { place, config } in plan.linears() {
+    for LinearPlan { place, config, .. } in plan.linears() {
         for key in options.unknown_keys(&place.name)? {
             note(format!("dynamic: {key} is no setting here; it is kept in the file and ignored"));
         }

@@ -1,10 +1,12 @@
 //! Settings of a run, and what they mean for one linear.
 
+use std::time::Duration;
+
 use gptq_core::{ActOrder, GridSearch, GroupSize, QuantConfig, ScaleDtype};
 use gptq_pack::{CheckpointConfig, Dtype, DynamicRules, Format, LayerSpec, Override, Resolved};
 use serde_json::{Value, json};
 
-use crate::{Error, FallbackPolicy, LinearPlace, Routing};
+use crate::{Error, FallbackPolicy, LinearPlace, Routing, recipe::decimal};
 
 /// How codes are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,12 @@ pub struct QuantizeOptions {
     pub routing: Routing,
     /// A low-rank correction to compute for every quantized linear; needs calibration tokens.
     pub eora: Option<crate::EoraOptions>,
+    /// Whether what an interrupted run left in the partial folder is thrown away, instead of gone on
+    /// from.
+    pub restart: bool,
+    /// How often samples on their way are saved, so that an interrupted run need not send them
+    /// through all finished blocks again. Less often where that would take a twentieth of the time.
+    pub save_every: Duration,
     /// Bytes of memory to stay within, if any: samples that do not fit wait in a scratch file beside
     /// the result, and wide inputs are computed again instead of being kept.
     pub max_ram: Option<u64>,
@@ -66,6 +74,8 @@ impl Default for QuantizeOptions {
             fallback: Some(FallbackPolicy::default()),
             routing: Routing::Routed,
             eora: None,
+            restart: false,
+            save_every: Duration::from_secs(120),
             max_ram: None,
             max_shard_bytes: 5_000_000_000,
             calibration: Value::Null,
@@ -184,23 +194,6 @@ impl QuantizeOptions {
         }
         out
     }
-
-    /// The settings for the report, with the config that the result carries.
-    pub(crate) fn to_json(&self, quantization: &Value) -> Value {
-        json!({
-            "method": match self.method { Method::Gptq => "gptq", Method::Rtn => "rtn" },
-            "block_size": self.config.block_size.get(),
-            "max_shard_bytes": self.max_shard_bytes,
-            "format": self.format.as_str(),
-            "moe": match self.routing { Routing::Routed => "routed", Routing::All => "all" },
-            "quantization_config": quantization,
-        })
-    }
-}
-
-/// The number that was typed: 0.2, not the nearest f32 in all its digits.
-fn decimal(x: f32) -> f64 {
-    x.to_string().parse().unwrap_or(f64::from(x))
 }
 
 fn apply(changes: &Override, config: &mut QuantConfig) {

@@ -3,16 +3,16 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Instant,
 };
 
 use gptq_core::{QuantConfig, QuantizedMatrix};
 use serde_json::Value;
 
-use crate::adapter::AdapterWriter;
 use crate::{
     Checkpoint, CheckpointWriter, Error, LayerReport, Ledger, MemoryReport, QuantizeOptions,
     Report, Staging,
+    adapter::AdapterWriter,
+    capsule::Capsules,
     checkpoint::write_json,
     graph::LinearPlace,
     memory::peak_bytes,
@@ -20,36 +20,68 @@ use crate::{
     proof::{Proven, encoded},
     quantized::pack_dtype,
     report::{Entry, Fate},
+    resume::{Fingerprint, Steps},
     source,
     verify::{REPORT, hashes, seal},
 };
 
-/// An output folder being filled.
+/// An output folder being filled, step by step.
 pub(crate) struct Output<'a> {
-    staging: Staging,
+    pub(crate) steps: Steps,
     writer: CheckpointWriter,
     options: &'a QuantizeOptions,
     pub(crate) adapter: Option<AdapterWriter>,
     pub(crate) memory: MemoryReport,
+    pub(crate) capsules: Capsules,
     /// Where the result will be.
     folder: PathBuf,
 }
 
 impl<'a> Output<'a> {
+    /// Begins a run, or goes on with the same one if it was interrupted.
     pub(crate) fn create(
         out: &Path,
         checkpoint: &Checkpoint,
+        run: Fingerprint,
         plan: &Plan,
         options: &'a QuantizeOptions,
     ) -> Result<Self, Error> {
         for name in &plan.dense {
             checkpoint.tensor(name)?.check_finite()?;
         }
-        let staging = Staging::create(out)?;
-        let writer =
-            CheckpointWriter::create(staging.path(), &plan.outputs, options.max_shard_bytes)?;
+        let staging = Staging::open(out)?;
+        let mut adapter =
+            options.eora.as_ref().map(|e| AdapterWriter::create(e, out)).transpose()?;
+        let (dir, shard) = (staging.path().to_owned(), options.max_shard_bytes);
+        // Anything but what the run had begun is begun again.
+        let begun = CheckpointWriter::resume(&dir, &plan.outputs, shard).ok();
+        let steps = Steps::begin(staging, run, options.restart, |staging, step| {
+            let piece = match (&mut adapter, &step.adapter) {
+                (Some(adapter), Some(piece)) => adapter.adopt(staging.beside(), piece)?,
+                _ => true,
+            };
+            let whole = begun.as_ref().map(|begun| begun.adopt(&step.sha256)).transpose()?;
+            Ok(piece && whole.unwrap_or(false))
+        })?;
+        let writer = match begun.filter(|_| steps.finished() > 0) {
+            Some(begun) => begun,
+            None => CheckpointWriter::create(&dir, &plan.outputs, shard)?,
+        };
+        let folder = out.parent().filter(|p| !p.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new(".")).into();
+        let (memory, capsules) = (MemoryReport::default(), Capsules::beside(out));
+        let mut output = Self { steps, writer, options, adapter, memory, capsules, folder };
+        if output.steps.finished() == 0 {
+            output.copy_tensors(checkpoint, plan)?;
+            output.finish_step(&[])?;
+        }
+        Ok(output)
+    }
+
+    /// What no run changes.
+    fn copy_tensors(&self, checkpoint: &Checkpoint, plan: &Plan) -> Result<(), Error> {
         for name in &plan.copies {
-            writer.put(name, checkpoint.tensor(name)?.bytes)?;
+            self.writer.put(name, checkpoint.tensor(name)?.bytes)?;
         }
         for plain in &plan.plain {
             let values = match plain.bias {
@@ -58,20 +90,18 @@ impl<'a> Output<'a> {
             };
             let values = values.unwrap_or_default();
             let values = values.as_slice().unwrap_or_default();
-            writer.put(&plain.name(), &encoded(values, pack_dtype(plain.dtype)).0)?;
+            self.writer.put(&plain.name(), &encoded(values, pack_dtype(plain.dtype)).0)?;
         }
-        Ok(Self {
-            staging,
-            writer,
-            adapter: options.eora.as_ref().map(|e| AdapterWriter::create(e, out)).transpose()?,
-            memory: MemoryReport::default(),
-            folder: out
-                .parent()
-                .filter(|p| !p.as_os_str().is_empty())
-                .unwrap_or(Path::new("."))
-                .into(),
-            options,
-        })
+        Ok(())
+    }
+
+    /// Finishes what is copied, a block, or the head: from here an interrupted run goes on.
+    pub(crate) fn finish_step(&mut self, layers: &[LayerReport]) -> Result<(), Error> {
+        let piece = |adapter: &mut AdapterWriter| {
+            adapter.write_piece(self.steps.staging.beside(), self.steps.finished())
+        };
+        let piece = self.adapter.as_mut().map(piece).transpose()?;
+        self.steps.finish(&self.writer, piece.flatten(), layers.to_vec())
     }
 
     /// A folder on the disk that the result goes to.
@@ -93,6 +123,18 @@ impl<'a> Output<'a> {
         layer.write(&self.writer, quantized, None, failed)
     }
 
+    /// A layer that an earlier run has written.
+    pub(crate) fn read_layer(
+        &self,
+        place: &LinearPlace,
+        config: &QuantConfig,
+    ) -> Result<QuantizedMatrix, Error> {
+        let (format, spec) = (self.options.format, self.options.spec(place, config));
+        let layer = Proven { name: &place.name, format, written_as: &spec, read_as: &spec };
+        let failed = |source| Error::Packed { layer: place.name.clone(), source };
+        Ok(layer.read(&self.writer, failed)?.0)
+    }
+
     /// Writes configs, side files and the report, and gives the folder its name.
     pub(crate) fn finish(
         self,
@@ -100,9 +142,8 @@ impl<'a> Output<'a> {
         plan: Plan,
         layers: Vec<LayerReport>,
         options: &QuantizeOptions,
-        started: Instant,
     ) -> Result<Report, Error> {
-        let dir = self.staging.path().to_owned();
+        let dir = self.steps.staging.path().to_owned();
         let written = self.writer.finish()?;
         let mut config = checkpoint.config().clone();
         if let Value::Object(config) = &mut config {
@@ -114,14 +155,14 @@ impl<'a> Output<'a> {
             write_json(&dir.join("quantize_config.json"), &plan.quantization)?;
         }
         let adapter = match self.adapter {
-            Some(adapter) => Some(adapter.finish(self.staging.target(), &dir)?),
+            Some(adapter) => Some(adapter.finish(self.steps.staging.target(), &dir)?),
             None => None,
         };
         let ledger = Ledger { tensors: plan.tensors, files: copy_files(checkpoint, &dir, beside)? };
         let report = Report {
             adapter,
             tool: options.tool.clone(),
-            settings: options.to_json(&plan.quantization),
+            settings: settings(&self.steps.run, &plan.quantization),
             calibration: options.calibration.clone(),
             layers,
             coverage: plan.coverage,
@@ -130,17 +171,26 @@ impl<'a> Output<'a> {
             sha256: written.sha256,
             source_bytes: checkpoint.nbytes(),
             output_bytes: written.tensor_bytes,
-            seconds: started.elapsed().as_secs_f64(),
+            seconds: self.steps.seconds(),
+            interruptions: self.steps.interruptions(),
             computed: options.computed.clone(),
             memory: MemoryReport { peak_bytes: peak_bytes(), ..self.memory },
-            source: hashes::of_source(checkpoint)?,
+            kept: self.steps.run.kept.clone(),
+            source: self.steps.run.source.clone(),
             files: hashes::of_folder(&dir)?,
             seal: seal::OPEN.to_owned(),
         };
         seal::write(&dir.join(REPORT), &report)?;
-        self.staging.finish()?;
+        self.steps.staging.finish()?;
         Ok(report)
     }
+}
+
+/// The recipe, and the config that the result carries.
+fn settings(run: &Fingerprint, quantization: &Value) -> Value {
+    let mut settings = run.settings.clone();
+    settings["quantization_config"] = quantization.clone();
+    settings
 }
 
 /// Other renderings of the same weights, which the result must not carry along.

@@ -148,6 +148,18 @@ impl Parking {
         Ok(())
     }
 
+    /// Rows and columns of what a stream has at a place, here or elsewhere.
+    pub(crate) fn shape<B: Backend>(
+        backend: &B,
+        stream: &Stream<B::Tensor>,
+        place: Place,
+    ) -> Option<(usize, usize)> {
+        match stream.away(place) {
+            Some(parked) => Some(parked.shape),
+            None => stream.here(place).map(|x| backend.dim(x)),
+        }
+    }
+
     /// Shows what waits, for reading only.
     pub(crate) fn lend<B: Backend>(
         &mut self,

@@ -4,7 +4,7 @@ use gptq_core::QuantizedMatrix;
 use gptq_pack::{Dtype, Format, LayerSpec, RawTensor};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
-use crate::{CheckpointWriter, Error};
+use crate::{CheckpointWriter, Error, quantized::Quantized};
 
 /// A packed layer to write.
 pub(crate) struct Proven<'a> {
@@ -29,21 +29,33 @@ impl Proven<'_> {
         failed: impl Fn(gptq_pack::Error) -> Error,
     ) -> Result<(), Error> {
         let tensors = self.format.pack(q, self.written_as, bias).map_err(&failed)?;
-        for (part, tensor) in &tensors {
+        for (part, tensor) in tensors {
             writer.put(&part.of(self.name), &tensor.bytes)?;
         }
-        let mut stored = Vec::with_capacity(tensors.len());
-        for (part, tensor) in tensors {
-            let bytes = writer.read_back(&part.of(self.name))?;
-            stored.push((part, RawTensor { bytes: bytes.into(), ..tensor }));
-        }
-        let (back, stored_bias) = self.format.unpack(&stored, self.read_as).map_err(&failed)?;
+        let (back, stored_bias) = self.read(writer, failed)?;
         // Whole arrays first: the search for what differs is slower than the answer that nothing does.
         if back == *q && stored_bias.as_deref() == bias {
             return Ok(());
         }
         let message = first_difference(&back, q).unwrap_or_else(|| "the bias differs".to_owned());
         Err(Error::Verify { layer: self.name.to_owned(), message })
+    }
+
+    /// A layer that was written, and its bias.
+    ///
+    /// # Errors
+    /// The writer's; the format's, as `failed` tells them.
+    pub(crate) fn read(
+        &self,
+        writer: &CheckpointWriter,
+        failed: impl Fn(gptq_pack::Error) -> Error,
+    ) -> Result<Quantized, Error> {
+        let mut stored = Vec::new();
+        for (part, dtype, shape) in self.format.parts(self.written_as) {
+            let bytes = writer.read_back(&part.of(self.name))?.into();
+            stored.push((part, RawTensor { dtype, shape, bytes }));
+        }
+        self.format.unpack(&stored, self.read_as).map_err(failed)
     }
 }
 

@@ -19,6 +19,9 @@ pub struct Report {
     /// Where the calibration tokens came from, and the hash of their ids; null for methods that
     /// need none.
     pub calibration: Value,
+    /// If most layers are those of an earlier result: the seal of its report, and the rule that
+    /// names what was done again.
+    pub kept: Option<Value>,
     /// One entry per quantized linear, in the order of the run.
     pub layers: Vec<LayerReport>,
     /// Parameters in linears that were quantized, and in all that could have been.
@@ -35,8 +38,10 @@ pub struct Report {
     pub source_bytes: u64,
     /// Bytes of the result's tensors.
     pub output_bytes: u64,
-    /// Wall-clock seconds of the whole run.
+    /// Wall-clock seconds of the whole run, interruptions left out.
     pub seconds: f64,
+    /// How often it was interrupted and gone on with.
+    pub interruptions: u32,
     /// What computed: precision of products and instruction set.
     pub computed: String,
     /// Where memory went.
@@ -50,7 +55,7 @@ pub struct Report {
 }
 
 /// One quantized linear.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LayerReport {
     /// Full name.
     pub name: String,
@@ -103,10 +108,10 @@ impl LayerReport {
 }
 
 /// Why and how a linear was quantized without its inputs.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fallback {
     /// The strategy's name.
-    pub strategy: &'static str,
+    pub strategy: String,
     /// What was wrong with its inputs.
     pub reason: String,
     /// Mean of `|W − Q|`.

@@ -7,8 +7,9 @@ use gptq_pack::PackedBackend;
 use ndarray::Array2;
 
 use crate::{
-    Error, Fallback, FallbackPolicy, LayerReport, QuantizeOptions,
+    Error, Fallback, FallbackPolicy, Kept, LayerReport, QuantizeOptions,
     block::copy,
+    capsule::Capsules,
     graph::Stage,
     output::Output,
     plan::LinearPlan,
@@ -20,6 +21,7 @@ use crate::{
 pub(crate) struct Solver<'a, B> {
     pub(crate) loader: Loader<'a, B>,
     pub(crate) options: &'a QuantizeOptions,
+    pub(crate) kept: Option<&'a Kept<'a>>,
     /// Tokens of all samples.
     pub(crate) tokens: u64,
 }
@@ -41,14 +43,23 @@ impl<B: PackedBackend> Solver<'_, B> {
     ) -> Result<(Vec<Array2<f32>>, Vec<LayerReport>), Error> {
         let read = |l: &LinearPlan| source::weight(self.loader.checkpoint, &l.place);
         let mut weights = linears.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        let Some(moments) = moments else { return Ok((weights, Vec::new())) };
-        let inputs = output.adapter.as_ref().map(|_| self.second_moment(&moments)).transpose()?;
-        let outcomes = self.solve(linears, &weights, moments)?;
-        if let (Some(adapter), Some(inputs)) = (&mut output.adapter, inputs) {
-            for (name, low_rank) in
-                corrections(linears, &weights, &outcomes, inputs, adapter.rank())?
-            {
-                adapter.add(name, low_rank);
+        let mut outcomes: Vec<Option<Outcome>> = linears.iter().map(|_| None).collect();
+        if let Some(moments) = moments {
+            let inputs =
+                output.adapter.as_ref().map(|_| self.second_moment(&moments)).transpose()?;
+            outcomes = self.solve(linears, &weights, moments, &mut output.capsules)?;
+            if let (Some(adapter), Some(inputs)) = (&mut output.adapter, inputs) {
+                for (name, low_rank) in
+                    corrections(linears, &weights, &outcomes, inputs, adapter.rank())?
+                {
+                    adapter.add(name, low_rank);
+                }
+            }
+        }
+        for (linear, outcome) in linears.iter().zip(&mut outcomes) {
+            if let Some(kept) = self.kept.filter(|_| linear.kept) {
+                let (quantized, report) = kept.layer(&linear.place)?;
+                *outcome = Some(Outcome { quantized, report });
             }
         }
         let mut reports = Vec::new();
@@ -86,10 +97,11 @@ impl<B: PackedBackend> Solver<'_, B> {
         linears: &[LinearPlan],
         weights: &[Array2<f32>],
         moments: Moments<B::Tensor>,
+        capsules: &mut Capsules,
     ) -> Result<Vec<Option<Outcome>>, Error> {
         let mut outcomes: Vec<Option<Outcome>> = linears.iter().map(|_| None).collect();
         let mut waiting: Vec<usize> =
-            (0..linears.len()).filter(|&i| linears[i].config.is_some()).collect();
+            (0..linears.len()).filter(|&i| linears[i].to_solve().is_some()).collect();
         let tokens = moments.tokens;
         let fall_back = |i: usize, policy: FallbackPolicy, reason: &str| {
             unsolved(&linears[i], &weights[i], tokens, policy, reason)
@@ -126,16 +138,24 @@ impl<B: PackedBackend> Solver<'_, B> {
                         outcomes[i] = match policy {
                             _ if !unseen => outcome(&linears[i], solved, tokens),
                             Some(policy) => fall_back(i, policy, "its inputs were always zero")?,
-                            None => return Err(failed(linears, SolverError::NoInput)),
+                            None => return Err(failed(linears, SolverError::NoInput, None)),
                         };
                     }
                 }
-                (Err(source @ SolverError::NotPositiveDefinite { .. }), Some(policy)) => {
-                    for i in turn {
-                        outcomes[i] = fall_back(i, policy, &source.to_string())?;
+                (Err(source), policy) => {
+                    let (config, weight) = (jobs[0].config, jobs[0].weight);
+                    let name = &linears[first].place.name;
+                    let kept = capsules.write(name, self.options, config, weight, &source);
+                    match (policy, &source) {
+                        (Some(policy), SolverError::NotPositiveDefinite { .. }) => {
+                            let kept = kept.map_or(String::new(), |kept| format!("; {kept}"));
+                            for i in turn {
+                                outcomes[i] = fall_back(i, policy, &format!("{source}{kept}"))?;
+                            }
+                        }
+                        _ => return Err(failed(linears, source, kept)),
                     }
                 }
-                (Err(source), _) => return Err(failed(linears, source)),
             }
             waiting = rest;
         }
@@ -191,9 +211,13 @@ fn corrections<'a>(
         .collect()
 }
 
-fn failed(linears: &[LinearPlan], source: SolverError) -> Error {
+fn failed(linears: &[LinearPlan], source: SolverError, kept: Option<String>) -> Error {
     let names: Vec<&str> = linears.iter().map(|l| l.place.name.as_str()).collect();
-    Error::Layer { layer: names.join(", "), source }
+    let layer = names.join(", ");
+    match kept {
+        Some(kept) => Error::Unsolved { layer, source, kept },
+        None => Error::Layer { layer, source },
+    }
 }
 
 fn outcome(linear: &LinearPlan, solved: Solved, tokens: u64) -> Option<Outcome> {
@@ -222,7 +246,7 @@ fn unsolved(
         .map_err(|source| Error::Layer { layer: linear.place.name.clone(), source })?;
     let errors = (weight - &quantized.dequantize()).mapv(|e| f64::from(e.abs()));
     let fallback = Fallback {
-        strategy: policy.strategy.as_str(),
+        strategy: policy.strategy.to_string(),
         reason: reason.to_owned(),
         mean_abs_error: errors.mean().unwrap_or_default(),
     };

@@ -11,6 +11,7 @@ mod failures;
 mod fallback;
 mod logits;
 mod quantize;
+mod resume;
 mod solve_layer;
 mod usage;
 

@@ -9,11 +9,16 @@ use std::{
 
 use gptq_core::LowRank;
 use ndarray::Array2;
-use safetensors::{Dtype, tensor::TensorView};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::{A, B, CONFIG, EoraOptions, PREFIX, WEIGHTS};
-use crate::{AdapterReport, Error, Staging, checkpoint::write_json};
+use crate::{
+    AdapterReport, Error, Staging,
+    checkpoint::{hex, write_json},
+    resume::Piece,
+};
 
 /// An adapter in the making.
 pub(crate) struct AdapterWriter {
@@ -22,6 +27,8 @@ pub(crate) struct AdapterWriter {
     target: PathBuf,
     place: Place,
     modules: BTreeMap<String, LowRank>,
+    /// Those that no piece holds yet.
+    fresh: BTreeMap<String, LowRank>,
 }
 
 /// Where to write until the run is whole.
@@ -47,7 +54,8 @@ impl AdapterWriter {
             Ok(inside) => Place::Inside(inside.to_owned()),
             Err(_) => Place::Apart(Staging::create(&target)?),
         };
-        Ok(Self { rank: options.rank, target, place, modules: BTreeMap::new() })
+        let (modules, fresh) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { rank: options.rank, target, place, modules, fresh })
     }
 
     pub(crate) fn rank(&self) -> usize {
@@ -55,12 +63,53 @@ impl AdapterWriter {
     }
 
     pub(crate) fn add(&mut self, linear: &str, low_rank: LowRank) {
-        self.modules.insert(linear.to_owned(), low_rank);
+        self.fresh.insert(linear.to_owned(), low_rank);
+    }
+
+    /// Writes what was added since the last piece into the folder of an unfinished run.
+    pub(crate) fn write_piece(&mut self, dir: &Path, step: usize) -> Result<Option<Piece>, Error> {
+        if self.fresh.is_empty() {
+            return Ok(None);
+        }
+        let file = format!("adapter-{step:05}");
+        let path = dir.join(&file);
+        write_tensors(&path, &self.fresh)?;
+        self.modules.append(&mut self.fresh);
+        let written = fs::read(&path).map_err(|e| Error::io("read back", &path, e))?;
+        Ok(Some(Piece { file, sha256: hex(&Sha256::digest(written)) }))
+    }
+
+    /// Takes over a piece of an earlier run, if it still is what that run wrote.
+    pub(crate) fn adopt(&mut self, dir: &Path, piece: &Piece) -> Result<bool, Error> {
+        let path = dir.join(&piece.file);
+        let bytes = fs::read(&path).unwrap_or_default();
+        if hex(&Sha256::digest(&bytes)) != piece.sha256 {
+            return Ok(false);
+        }
+        let failed = |e| Error::file(&path, format!("is not a whole safetensors file: {e}"));
+        let tensors = SafeTensors::deserialize(&bytes).map_err(failed)?;
+        let matrix = |name: String| {
+            let tensor = tensors.tensor(&name).map_err(failed)?;
+            let values = bytemuck::pod_collect_to_vec(tensor.data());
+            let shape = [tensor.shape().first(), tensor.shape().get(1)].map(|n| *n.unwrap_or(&0));
+            Array2::from_shape_vec(shape, values).map_err(|e| Error::file(&path, e.to_string()))
+        };
+        for name in tensors.names() {
+            let Some(linear) = name.strip_prefix(PREFIX).and_then(|name| name.strip_suffix(A))
+            else {
+                continue;
+            };
+            let a = matrix(name.to_owned())?;
+            let b = matrix(format!("{PREFIX}{linear}{B}"))?;
+            self.modules.insert(linear.to_owned(), LowRank { a, b });
+        }
+        Ok(true)
     }
 
     /// Writes the adapter of the model that will be at `out` and is still at `staged`. Numbers are
     /// F32: halves would lose what small corrections are made of.
-    pub(crate) fn finish(self, out: &Path, staged: &Path) -> Result<AdapterReport, Error> {
+    pub(crate) fn finish(mut self, out: &Path, staged: &Path) -> Result<AdapterReport, Error> {
+        self.modules.append(&mut self.fresh);
         let dir = match &self.place {
             Place::Inside(inside) => staged.join(inside),
             Place::Apart(staging) => staging.path().to_owned(),

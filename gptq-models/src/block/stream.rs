@@ -16,6 +16,11 @@ impl Place {
         (0..=Reg::COUNT).map(Place)
     }
 
+    /// The same number for the same place.
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+
     /// Whether nothing but products reads what is there.
     pub(crate) fn is_only_multiplied(self) -> bool {
         self.0 == Reg::Attention as usize || self.0 == Reg::Mlp as usize
@@ -61,8 +66,12 @@ impl<T> Stream<T> {
 
     /// What is at a place, unless it is kept elsewhere.
     pub(crate) fn here(&self, place: Place) -> Option<&T> {
+        if self.away[place.0].is_some() { None } else { self.shown(place) }
+    }
+
+    /// What is at a place, also if it is kept elsewhere as well.
+    pub(crate) fn shown(&self, place: Place) -> Option<&T> {
         match place.0 {
-            _ if self.away[place.0].is_some() => None,
             Reg::COUNT => Some(&self.residual),
             reg => self.held[reg].as_ref(),
         }

@@ -9,7 +9,7 @@ mod write;
 pub use read::Checkpoint;
 pub(crate) use read::read_json;
 pub use staging::Staging;
-pub(crate) use staging::{MARKER, sync_folder};
+pub(crate) use staging::sync_folder;
 pub use tensor::TensorView;
 pub use write::{CheckpointWriter, TensorSpec, Written};
 pub(crate) use write::{hex, json_text, reserve, write_json, write_text};

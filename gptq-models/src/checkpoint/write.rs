@@ -30,7 +30,7 @@ pub struct TensorSpec {
 }
 
 impl TensorSpec {
-    fn nbytes(&self) -> usize {
+    pub(crate) fn nbytes(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
     }
 }
@@ -42,8 +42,16 @@ pub struct CheckpointWriter {
     dir: PathBuf,
     shards: Vec<Shard>,
     places: HashMap<String, Place>,
-    /// SHA-256 of every tensor written so far, as hex.
-    hashes: Mutex<BTreeMap<String, String>>,
+    hashes: Mutex<Hashes>,
+}
+
+/// SHA-256 of tensors as hex, by name.
+#[derive(Debug, Default)]
+struct Hashes {
+    /// Of every tensor written so far.
+    all: BTreeMap<String, String>,
+    /// Of those that may not be on disk yet.
+    fresh: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -58,6 +66,49 @@ struct Place {
     shard: usize,
     offset: u64,
     length: usize,
+    shape: Vec<usize>,
+}
+
+/// One file: what stands in front, and where tensors go.
+struct Layout<'a> {
+    /// With the eight bytes that tell its length.
+    header: Vec<u8>,
+    /// With their offsets in the file.
+    tensors: Vec<(&'a TensorSpec, u64)>,
+    /// Of the whole file.
+    length: u64,
+}
+
+impl<'a> Layout<'a> {
+    fn of(mut specs: Vec<&'a TensorSpec>, path: &Path) -> Result<Self, Error> {
+        // Wide elements first, so that every tensor is aligned to its element.
+        specs.sort_by_key(|spec| std::cmp::Reverse(spec.dtype.bitsize()));
+        let mut end = 0;
+        let mut ranges = Vec::with_capacity(specs.len());
+        for spec in &specs {
+            ranges.push((end, end + spec.nbytes()));
+            end += spec.nbytes();
+        }
+        let info = |(spec, &data_offsets): (&&TensorSpec, &(usize, usize))| {
+            let info = TensorInfo { dtype: spec.dtype, shape: spec.shape.clone(), data_offsets };
+            (spec.name.clone(), info)
+        };
+        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let metadata = Metadata::new(Some(metadata), specs.iter().zip(&ranges).map(info).collect())
+            .map_err(|e| Error::file(path, format!("cannot describe its tensors: {e}")))?;
+        let mut json = serde_json::to_vec(&metadata)
+            .map_err(|e| Error::file(path, format!("cannot write its header: {e}")))?;
+        // Data begins at a multiple of 8.
+        json.resize(json.len().next_multiple_of(8), b' ');
+        let header = [&(json.len() as u64).to_le_bytes(), &json[..]].concat();
+        let data = header.len() as u64;
+        let offsets = ranges.iter().map(|(start, _)| data + *start as u64);
+        Ok(Self {
+            tensors: specs.into_iter().zip(offsets).collect(),
+            header,
+            length: data + end as u64,
+        })
+    }
 }
 
 /// What was written.
@@ -78,6 +129,53 @@ impl CheckpointWriter {
     /// # Errors
     /// [`Error::Io`], [`Error::File`] if two tensors share a name.
     pub fn create(dir: &Path, specs: &[TensorSpec], max_shard_bytes: u64) -> Result<Self, Error> {
+        Self::with_shards(dir, specs, max_shard_bytes, |writer, name, layout| {
+            let path = writer.partial(name);
+            let mut options = File::options();
+            let file = options.read(true).write(true).create(true).truncate(true).open(&path);
+            let mut file = file.map_err(|e| Error::io("create", &path, e))?;
+            file.write_all(&layout.header)
+                .and_then(|()| file.set_len(layout.length))
+                .map_err(|e| Error::io("write the header of", &path, e))?;
+            reserve(&file, layout.length, &path)?;
+            Ok(file)
+        })
+    }
+
+    /// Goes on with what a writer of the same tensors left, whole or not. Nothing of it counts as
+    /// written until it is [adopted](Self::adopt).
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::File`] if a file is not what such a writer makes.
+    pub(crate) fn resume(
+        dir: &Path,
+        specs: &[TensorSpec],
+        max_shard_bytes: u64,
+    ) -> Result<Self, Error> {
+        Self::with_shards(dir, specs, max_shard_bytes, |writer, name, layout| {
+            let (partial, whole) = (writer.partial(name), dir.join(name));
+            if !partial.exists() && whole.exists() {
+                fs::rename(&whole, &partial).map_err(|e| Error::io("rename", &whole, e))?;
+            }
+            let file = File::options().read(true).write(true).open(&partial);
+            let mut file = file.map_err(|e| Error::io("open", &partial, e))?;
+            let mut header = vec![0; layout.header.len()];
+            let size = file.metadata().map_err(|e| Error::io("read", &partial, e))?.len();
+            let read = if size == layout.length { file.read_exact(&mut header) } else { Ok(()) };
+            read.map_err(|e| Error::io("read", &partial, e))?;
+            match header == layout.header {
+                true => Ok(file),
+                false => Err(Error::file(&partial, "is not what the interrupted run had begun")),
+            }
+        })
+    }
+
+    fn with_shards(
+        dir: &Path,
+        specs: &[TensorSpec],
+        max_shard_bytes: u64,
+        open: impl Fn(&Self, &str, &Layout<'_>) -> Result<File, Error>,
+    ) -> Result<Self, Error> {
         let groups = assign(specs, max_shard_bytes);
         let mut writer = Self {
             dir: dir.to_owned(),
@@ -86,65 +184,24 @@ impl CheckpointWriter {
             hashes: Mutex::default(),
         };
         let count = groups.len();
-        for (i, group) in groups.into_iter().enumerate() {
+        for (shard, group) in groups.into_iter().enumerate() {
             let name = match count {
                 1 => "model.safetensors".to_owned(),
-                _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
+                _ => format!("model-{:05}-of-{count:05}.safetensors", shard + 1),
             };
-            writer.open_shard(name, group)?;
+            let path = writer.partial(&name);
+            let layout = Layout::of(group, &path)?;
+            let file = Mutex::new(open(&writer, &name, &layout)?);
+            for (spec, offset) in layout.tensors {
+                let (length, shape) = (spec.nbytes(), spec.shape.clone());
+                let place = Place { shard, offset, length, shape };
+                if writer.places.insert(spec.name.clone(), place).is_some() {
+                    return Err(Error::file(&path, format!("would hold {} twice", spec.name)));
+                }
+            }
+            writer.shards.push(Shard { name, file });
         }
         Ok(writer)
-    }
-
-    fn open_shard(&mut self, name: String, mut specs: Vec<&TensorSpec>) -> Result<(), Error> {
-        // Wide elements first, so that every tensor is aligned to its element.
-        specs.sort_by_key(|spec| std::cmp::Reverse(spec.dtype.bitsize()));
-        let path = self.partial(&name);
-        let mut offset = 0;
-        let mut infos = Vec::with_capacity(specs.len());
-        for spec in &specs {
-            let end = offset + spec.nbytes();
-            let info = TensorInfo {
-                dtype: spec.dtype,
-                shape: spec.shape.clone(),
-                data_offsets: (offset, end),
-            };
-            infos.push((spec.name.clone(), info));
-            offset = end;
-        }
-        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        let metadata = Metadata::new(Some(metadata), infos)
-            .map_err(|e| Error::file(&path, format!("cannot describe its tensors: {e}")))?;
-        let mut header = serde_json::to_vec(&metadata)
-            .map_err(|e| Error::file(&path, format!("cannot write its header: {e}")))?;
-        // Data begins at a multiple of 8.
-        header.resize(header.len().next_multiple_of(8), b' ');
-
-        let mut options = File::options();
-        let mut file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .map_err(|e| Error::io("create", &path, e))?;
-        let data = 8 + header.len() as u64;
-        file.write_all(&(header.len() as u64).to_le_bytes())
-            .and_then(|()| file.write_all(&header))
-            .and_then(|()| file.set_len(data + offset as u64))
-            .map_err(|e| Error::io("write the header of", &path, e))?;
-        reserve(&file, data + offset as u64, &path)?;
-
-        let mut offset = data;
-        for spec in specs {
-            let place = Place { shard: self.shards.len(), offset, length: spec.nbytes() };
-            offset += place.length as u64;
-            if self.places.insert(spec.name.clone(), place).is_some() {
-                return Err(Error::file(&path, format!("would hold {} twice", spec.name)));
-            }
-        }
-        self.shards.push(Shard { name, file: Mutex::new(file) });
-        Ok(())
     }
 
     /// Writes one tensor. Several threads may write different ones at a time; the files do not
@@ -167,12 +224,47 @@ impl CheckpointWriter {
             Error::io(&format!("write tensor {name} to"), &self.partial(&shard.name), e)
         })?;
         let hash = hex(&Sha256::digest(bytes));
-        lock(&self.hashes).insert(name.to_owned(), hash);
+        let mut hashes = lock(&self.hashes);
+        hashes.fresh.insert(name.to_owned(), hash.clone());
+        hashes.all.insert(name.to_owned(), hash);
         Ok(())
     }
 
+    /// Brings everything to disk. Returns the hashes of what was written since the last time.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn flush(&self) -> Result<BTreeMap<String, String>, Error> {
+        for shard in &self.shards {
+            let synced = lock(&shard.file).sync_data();
+            synced.map_err(|e| Error::io("flush", &self.partial(&shard.name), e))?;
+        }
+        Ok(std::mem::take(&mut lock(&self.hashes).fresh))
+    }
+
+    /// Takes tensors of an earlier writer for written, if each still has its hash. Cost: they are
+    /// read and hashed.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn adopt(&self, hashes: &BTreeMap<String, String>) -> Result<bool, Error> {
+        for (name, hash) in hashes {
+            let Some(place) = self.places.get(name) else { return Ok(false) };
+            if hex(&Sha256::digest(self.read(place)?)) != *hash {
+                return Ok(false);
+            }
+        }
+        lock(&self.hashes).all.extend(hashes.clone());
+        Ok(true)
+    }
+
     fn is_written(&self, name: &str) -> bool {
-        lock(&self.hashes).contains_key(name)
+        lock(&self.hashes).all.contains_key(name)
+    }
+
+    /// The dimensions of a tensor that was announced.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.places.get(name).map(|place| &place.shape[..])
     }
 
     /// Reads a written tensor back from the file.
@@ -184,6 +276,10 @@ impl CheckpointWriter {
         let place = place.ok_or_else(|| {
             Error::file(&self.dir, format!("tensor {name} has not been written yet"))
         })?;
+        self.read(place)
+    }
+
+    fn read(&self, place: &Place) -> Result<Vec<u8>, Error> {
         let shard = &self.shards[place.shard];
         let mut bytes = vec![0; place.length];
         let read = shard.at(place.offset, |file| file.read_exact(&mut bytes));
@@ -197,7 +293,7 @@ impl CheckpointWriter {
     /// # Errors
     /// [`Error::Io`], or [`Error::File`] naming a tensor that was announced and never written.
     pub fn finish(self) -> Result<Written, Error> {
-        let hashes = std::mem::take(&mut *lock(&self.hashes));
+        let hashes = std::mem::take(&mut lock(&self.hashes).all);
         if let Some(missing) = self.places.keys().find(|name| !hashes.contains_key(*name)) {
             return Err(Error::file(&self.dir, format!("tensor {missing} was never written")));
         }

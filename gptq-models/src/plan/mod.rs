@@ -10,7 +10,7 @@ use serde_json::Value;
 pub(crate) use tensors::Plain;
 
 use crate::{
-    Architecture, Checkpoint, Error, QuantizeOptions, TensorSpec,
+    Architecture, Checkpoint, Error, Kept, QuantizeOptions, TensorSpec,
     graph::{LinearPlace, Stored},
     notices::notices,
     quantized::unexplained,
@@ -44,6 +44,15 @@ pub(crate) struct LinearPlan {
     pub(crate) place: LinearPlace,
     /// `None` leaves it dense.
     pub(crate) config: Option<QuantConfig>,
+    /// Taken over from an earlier result.
+    pub(crate) kept: bool,
+}
+
+impl LinearPlan {
+    /// The settings to solve it with, if it is to be solved.
+    pub(crate) fn to_solve(&self) -> Option<QuantConfig> {
+        self.config.filter(|_| !self.kept)
+    }
 }
 
 impl Plan {
@@ -166,13 +175,27 @@ impl Plan {
             Some(_) => self.coverage.quantized += parameters,
             None => self.coverage.skipped += parameters,
         }
-        Ok(LinearPlan { place: place.clone(), config })
+        Ok(LinearPlan { place: place.clone(), config, kept: false })
+    }
+
+    /// Leaves to an earlier result what is kept of it.
+    pub(crate) fn keep(&mut self, kept: &Kept<'_>) -> Result<(), Error> {
+        for linear in self.blocks.iter_mut().flatten().flatten().chain(&mut self.head) {
+            linear.kept = linear.config.is_some() && kept.keeps(&linear.place.name)?;
+        }
+        Ok(())
     }
 
     /// Whether the original model must run beside the quantized one, as GPTAQ wants it.
     pub(crate) fn needs_native(&self) -> bool {
-        let alpha = |l: &LinearPlan| l.config.is_some_and(|c| c.gptaq_alpha != 0.0);
+        let alpha = |l: &LinearPlan| l.to_solve().is_some_and(|c| c.gptaq_alpha != 0.0);
         self.linears().any(alpha)
+    }
+
+    /// All linears by the steps of a run: each block, then the head.
+    pub(crate) fn by_step(&self) -> impl Iterator<Item = Vec<&LinearPlan>> {
+        let blocks = self.blocks.iter().map(|stages| stages.iter().flatten().collect());
+        blocks.chain(self.head.iter().map(|head| vec![head]))
     }
 
     /// All linears, in the order they are reached.

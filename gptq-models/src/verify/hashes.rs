@@ -11,10 +11,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{REPORT, file_name};
-use crate::{
-    Checkpoint, Error,
-    checkpoint::{MARKER, hex},
-};
+use crate::{Checkpoint, Error, checkpoint::hex};
 
 /// Bytes read at a time.
 const PIECE: usize = 1 << 20;
@@ -24,7 +21,7 @@ const PIECE: usize = 1 << 20;
 pub(crate) fn of_folder(dir: &Path) -> Result<BTreeMap<String, String>, Error> {
     let mut names = Vec::new();
     list(dir, "", &mut names)?;
-    names.retain(|name| name != REPORT && name != MARKER);
+    names.retain(|name| name != REPORT);
     let hash = |name: String| Ok((name.clone(), of_file(dir, &name)?));
     names.into_par_iter().map(hash).collect()
 }

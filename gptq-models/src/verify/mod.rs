@@ -123,6 +123,15 @@ impl Verification {
     }
 }
 
+/// SHA-256 of the weight files and the config that a run would read, as hex by name: what reports
+/// record as `source`. Cost: every byte is read and hashed.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn source_hashes(checkpoint: &Checkpoint) -> Result<BTreeMap<String, String>, Error> {
+    hashes::of_source(checkpoint)
+}
+
 /// The report; `None` if it cannot be understood any more, which is a finding.
 fn record(dir: &Path, findings: &mut Vec<Finding>) -> Result<Option<Record>, Error> {
     let path = dir.join(REPORT);

@@ -17,7 +17,12 @@ impl Backend for Stubborn {
 
     fn solve(&self, moments: Moments<Matrix>, jobs: &[SolveJob<'_>]) -> Result<Vec<Solved>, Error> {
         if moments.gram.ncols() == 64 && jobs.iter().any(|job| job.config.damping.percent < 0.1) {
-            return Err(Error::NotPositiveDefinite { column: 3, attempts: 7, last_percent: 0.99 });
+            return Err(Error::NotPositiveDefinite {
+                column: 3,
+                attempts: 7,
+                last_percent: 0.99,
+                unsolved: None,
+            });
         }
         Reference.solve(moments, jobs)
     }

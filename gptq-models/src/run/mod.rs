@@ -7,17 +7,22 @@
 //! of each. GPTAQ compares the inputs with those of the original model, which then runs beside the
 //! quantized one.
 
+mod cost;
+mod resumed;
+
 use std::{ops::Range, slice, time::Instant};
 
 use gptq_core::Moments;
 use gptq_pack::PackedBackend;
 
+use resumed::Saving;
+
 use crate::{
-    Error, LayerReport, Progress, QuantizeOptions,
-    block::{Interpreter, Positions, Routing, Stream},
+    Error, Kept, LayerReport, Progress, QuantizeOptions,
+    block::{Interpreter, Positions, Stream},
     graph::Stage,
     memory::Need,
-    meter::{Cost, Meter},
+    meter::Meter,
     output::Output,
     parking::Parking,
     plan::{LinearPlan, Plan},
@@ -29,6 +34,11 @@ use crate::{
 /// Tokens that go through a stage together: enough for products to run at full speed, whatever the
 /// length of a sample.
 const TOGETHER: usize = 512;
+
+/// How many of so many samples of this length that is.
+pub(crate) fn together(samples: usize, length: usize) -> usize {
+    (TOGETHER / length.max(1)).clamp(1, samples.max(1))
+}
 
 /// GPTQ over a whole model. `samples` all have one length.
 pub(crate) struct Run<'a, B: PackedBackend> {
@@ -66,10 +76,11 @@ impl<'a, B: PackedBackend> Run<'a, B> {
         loader: Loader<'a, B>,
         plan: &'a Plan,
         options: &'a QuantizeOptions,
+        kept: Option<&'a Kept<'a>>,
         samples: &'a [Vec<u32>],
     ) -> Result<Self, Error> {
         let length = samples.first().map_or(0, Vec::len);
-        let together = (TOGETHER / length.max(1)).clamp(1, samples.len().max(1));
+        let together = together(samples.len(), length);
         let positions =
             |texts: usize| Positions::new(loader.backend, &loader.arch.graph, 0, length, texts);
         let mut all = vec![positions(together)?];
@@ -78,7 +89,7 @@ impl<'a, B: PackedBackend> Run<'a, B> {
         }
         let tokens = (samples.len() * length) as u64;
         let native = plan.needs_native();
-        let solver = Solver { loader, options, tokens };
+        let solver = Solver { loader, options, kept, tokens };
         Ok(Self { solver, plan, samples, length, together, positions: all, native })
     }
 
@@ -87,18 +98,26 @@ impl<'a, B: PackedBackend> Run<'a, B> {
         output: &mut Output<'_>,
         progress: &mut dyn Progress,
     ) -> Result<Vec<LayerReport>, Error> {
-        let need = Need::of(&self.solver.loader.arch.graph, self.plan, self.together * self.length);
+        let tokens = self.together * self.length;
+        let need = Need::of(&self.solver.loader.arch.graph, self.plan, tokens, false);
         let limit = self.solver.options.max_ram.map(|limit| need.leaves(limit)).transpose()?;
         let half = self.solver.loader.backend.multiplies_bf16();
         let (streams, held) = self.waits();
         let mut parking = Parking::new(limit, half, output.folder(), streams, held);
-        let mut meter = Meter::new(self.operations(), progress);
-        let mut walks = self.start(&mut parking)?;
+        let (mut walks, passed) = self.begin(&mut parking, output)?;
+        let earlier = output.steps.earlier_blocks().to_vec();
+        let mut meter = Meter::new(self.operations(passed, earlier.len()), progress);
         // What was checked, copied and embedded by now.
         self.solver.loader.checkpoint.release();
-        let mut reports = Vec::new();
-        for (block, stages) in self.plan.blocks.iter().enumerate() {
-            let mut behind = Vec::new();
+        let mut reports: Vec<LayerReport> =
+            earlier.iter().flat_map(|step| step.layers.clone()).collect();
+        let mut saving = Saving::new(self.solver.options.save_every);
+        for (block, stages) in self.plan.blocks.iter().enumerate().skip(passed) {
+            if block < earlier.len() {
+                self.pass(block, &mut walks, &mut parking, output, &mut meter)?;
+                continue;
+            }
+            let (before, mut behind) = (reports.len(), Vec::new());
             for unit in self.units(stages.len()) {
                 let started = Instant::now();
                 let mut pass = Pass { walks: &mut walks, parking: &mut parking, behind };
@@ -108,11 +127,19 @@ impl<'a, B: PackedBackend> Run<'a, B> {
                 reports.append(&mut finished);
             }
             self.solver.loader.checkpoint.release();
+            output.finish_step(&reports[before..])?;
+            if saving.is_due() && block + 1 < self.plan.blocks.len() {
+                let saved = self.save(&mut walks, &mut parking, output);
+                saving.done(saved, &mut meter);
+            }
         }
-        if let Some(head) = &self.plan.head {
+        if let Some(head) = &self.plan.head
+            && earlier.len() <= self.plan.blocks.len()
+        {
             let started = Instant::now();
             let mut finished = self.head(head, &mut walks, &mut parking, output, &mut meter)?;
             close(&mut finished, started, &mut meter);
+            output.finish_step(&finished)?;
             reports.append(&mut finished);
         }
         output.memory = need.report(parking.peaks());
@@ -397,7 +424,7 @@ impl<'a, B: PackedBackend> Run<'a, B> {
         linears: &[LinearPlan],
         compared: bool,
     ) -> Result<Option<Moments<B::Tensor>>, Error> {
-        if linears.iter().all(|l| l.config.is_none()) {
+        if linears.iter().all(|l| l.to_solve().is_none()) {
             return Ok(None);
         }
         let width = linears.first().map_or(0, |l| l.place.in_features);
@@ -410,45 +437,6 @@ impl<'a, B: PackedBackend> Run<'a, B> {
         let loader = &self.solver.loader;
         let routing = self.solver.options.routing;
         Interpreter { backend: loader.backend, arch: loader.arch, routing }
-    }
-
-    fn cost(&self, stage: &Stage, linears: &[LinearPlan], last: bool) -> Cost {
-        let originals = usize::from(self.native) + usize::from(!last);
-        let tokens = self.length as f64;
-        let router = stage.experts.as_ref().and_then(|experts| experts.router.as_ref());
-        let count = stage.experts.as_ref().map_or(1, |experts| experts.linears.len());
-        // The second stage of experts does not know how many a token takes; two is usual.
-        let chosen = router.map_or(2, |router| router.top).min(count);
-        let share = match self.solver.options.routing {
-            Routing::Routed => chosen as f64 / count as f64,
-            Routing::All => 1.0,
-        };
-        groups(stage, self.solver.options.routing)
-            .into_iter()
-            .map(|group| {
-                let tokens = if group.expert.is_some() { tokens * share } else { tokens };
-                Cost::of(&linears[group.linears], tokens, originals, self.native)
-            })
-            .fold(Cost::default(), Cost::plus)
-    }
-
-    fn head_cost(&self, head: &[LinearPlan]) -> Cost {
-        Cost { forward: 0.0, ..Cost::of(head, self.length as f64, 0, self.native) }
-    }
-
-    fn operations(&self) -> f64 {
-        let mut total = 0.0;
-        let blocks = self.solver.loader.arch.graph.blocks.iter();
-        for (block, linears) in blocks.zip(&self.plan.blocks) {
-            for unit in self.units(block.stages.len()) {
-                for at in unit.clone() {
-                    let cost = self.cost(&block.stages[at], &linears[at], at + 1 == unit.end);
-                    total += cost.total(self.samples.len());
-                }
-            }
-        }
-        let head = self.plan.head.as_ref().map(slice::from_ref);
-        total + head.map_or(0.0, |head| self.head_cost(head).total(self.samples.len()))
     }
 }
 

@@ -1,0 +1,210 @@
+//! [`forecast`]: what a run will need and take, from headers alone.
+
+use std::{slice, time::Instant};
+
+use gptq_core::{Moments, SolveJob};
+use gptq_pack::PackedBackend;
+use ndarray::Array2;
+use serde::Serialize;
+
+use crate::{
+    Architecture, Checkpoint, Error, Method, QuantizeOptions,
+    graph::{Stage, Then},
+    memory::Need,
+    meter::Cost,
+    plan::Plan,
+    run::together,
+    unit::groups,
+};
+
+/// What a run will need and take.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Forecast {
+    /// Linears to quantize.
+    pub linears: usize,
+    /// Bytes of the result's tensors.
+    pub output_bytes: u64,
+    /// The most memory, with its parts.
+    pub memory: MemoryForecast,
+    /// Bytes of samples that do not fit into memory and wait in a scratch file.
+    pub scratch_bytes: u64,
+    /// Bytes that samples take where they are saved for a run that may be interrupted.
+    pub saved_bytes: u64,
+    /// Operations.
+    pub work: Work,
+}
+
+/// Bytes of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryForecast {
+    /// The sum of the parts.
+    pub peak_bytes: u64,
+    /// Samples that wait.
+    pub waiting_bytes: u64,
+    /// The largest stage.
+    pub weights_bytes: u64,
+    /// The widest Hessian and its factor.
+    pub hessian_bytes: u64,
+    /// What the samples of one pass compute.
+    pub pass_bytes: u64,
+    /// The program itself.
+    pub program_bytes: u64,
+}
+
+/// Floating-point operations of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Work {
+    /// Products with weights, and attention.
+    pub forward: f64,
+    /// Hessians.
+    pub gather: f64,
+    /// Factors, column loops and losses.
+    pub solve: f64,
+}
+
+/// Operations per second.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Speed {
+    /// Products with weights.
+    pub forward: f64,
+    /// Hessians.
+    pub gather: f64,
+    /// Factors, column loops and losses.
+    pub solve: f64,
+}
+
+/// What a run over `samples` samples of `length` tokens will need, with samples waiting as bf16
+/// where `half`. Cost: headers are read and no weight.
+///
+/// # Errors
+/// As [`quantize`](crate::quantize()) for what headers can show; [`Error::Input`] with the sum if
+/// `max_ram` cannot be kept.
+pub fn forecast(
+    checkpoint: &Checkpoint,
+    options: &QuantizeOptions,
+    (samples, length): (usize, usize),
+    half: bool,
+) -> Result<Forecast, Error> {
+    let arch = Architecture::of(checkpoint)?;
+    let options = &options.with_head_rule(&arch.head().name)?;
+    options.validate()?;
+    let plan = Plan::new(checkpoint, &arch, options)?;
+    let linears = plan.linears().filter(|linear| linear.config.is_some()).count();
+    let output_bytes = plan.outputs.iter().map(|spec| spec.nbytes() as u64).sum();
+    let rounds = options.method == Method::Rtn;
+    let tokens = if rounds { 0 } else { (samples * length) as u64 };
+    let streams = if plan.needs_native() { 2 } else { 1 };
+    let need = Need::of(&arch.graph, &plan, together(samples, length) * length, rounds);
+    let hidden = arch.config.hidden_size as u64;
+    let held = |stage: &Stage| stage.holds().unwrap_or(0) as u64 * if half { 2 } else { 4 };
+    let all = || arch.graph.blocks.iter().flat_map(|block| &block.stages);
+    let widest = all().map(held).max().unwrap_or(0);
+    let (residual, most) =
+        (4 * hidden * tokens * streams, (4 * hidden + widest) * tokens * streams);
+    let room = match options.max_ram {
+        Some(limit) => need.leaves(limit)?,
+        None => u64::MAX,
+    };
+    // Where not even the samples themselves fit, nothing is kept between stages.
+    let wants = if most > room { residual } else { most };
+    let waiting = wants.min(room);
+    let mut work = Work::default();
+    for (block, stages) in arch.graph.blocks.iter().zip(&plan.blocks) {
+        for (stage, linears) in block.stages.iter().zip(stages) {
+            for group in groups(stage, options.routing) {
+                let cost = Cost::of(&linears[group.linears], tokens as f64, 0, streams == 2);
+                work.add(cost, streams as f64);
+            }
+            for then in &stage.then {
+                if let Then::Attend(attention) = then {
+                    let width = attention.heads * attention.value_dim;
+                    // Scores and values, of half the pairs of tokens.
+                    work.forward += 2.0 * (tokens * streams) as f64 * (length * width) as f64;
+                }
+            }
+        }
+    }
+    if let Some(head) = &plan.head {
+        let cost = Cost::of(slice::from_ref(head), tokens as f64, 0, streams == 2);
+        work.add(Cost { forward: 0.0, ..cost }, 1.0);
+    }
+    Ok(Forecast {
+        linears,
+        output_bytes,
+        memory: need.forecast(waiting),
+        scratch_bytes: wants - waiting,
+        saved_bytes: residual,
+        work: if rounds { Work::default() } else { work },
+    })
+}
+
+impl Work {
+    fn add(&mut self, cost: Cost, streams: f64) {
+        self.forward += streams * cost.forward;
+        self.gather += cost.gather;
+        self.solve += cost.solve;
+    }
+
+    /// Seconds at a speed.
+    pub fn seconds(&self, speed: &Speed) -> f64 {
+        self.forward / speed.forward + self.gather / speed.gather + self.solve / speed.solve
+    }
+}
+
+/// Tokens of the measurement.
+const TOKENS: usize = 512;
+
+/// Measures how fast a backend does what a run consists of, for linears of this width. Takes about
+/// `seconds`.
+///
+/// # Errors
+/// The backend's.
+pub fn measure_speed<B: PackedBackend>(
+    backend: &B,
+    width: usize,
+    seconds: f64,
+) -> Result<Speed, Error> {
+    // Wider ones run at much the same speed and would take too long to solve.
+    let width = width.clamp(64, 2048);
+    let wave = |rows: usize| {
+        Array2::from_shape_fn((rows, width), |(r, c)| {
+            ((r * 31 + c * 17) % 101) as f32 / 101.0 - 0.5
+        })
+    };
+    let weight = wave(width);
+    let x = backend.upload(wave(TOKENS).view())?;
+    let prepared = backend.prepare_for_many_tokens(weight.clone(), None)?;
+    let product = 2.0 * (width * width * TOKENS) as f64;
+    let forward = rate(seconds / 3.0, product, || Ok(drop(backend.linears(&x, &[&prepared])?)))?;
+    let mut gram = backend.zeros(width, width)?;
+    let gather =
+        rate(seconds / 3.0, product / 2.0, || Ok(backend.accumulate_gram(&mut gram, &x)?))?;
+    let config = gptq_core::QuantConfig::default();
+    let n = width as f64;
+    let solve = rate(seconds / 3.0, n * n * n + 16.0 * n * n * n, || {
+        let mut gram = backend.zeros(width, width)?;
+        backend.accumulate_gram(&mut gram, &x)?;
+        let moments = Moments { gram, cross: None, tokens: TOKENS as u64 };
+        let jobs = [SolveJob { weight: weight.view(), config: &config }];
+        Ok(drop(backend.solve(moments, &jobs)?))
+    })?;
+    Ok(Speed { forward, gather, solve })
+}
+
+/// Operations per second of something, done again and again for a while.
+fn rate(
+    seconds: f64,
+    operations: f64,
+    mut act: impl FnMut() -> Result<(), Error>,
+) -> Result<f64, Error> {
+    act()?;
+    let (started, mut times) = (Instant::now(), 0.0);
+    loop {
+        act()?;
+        times += 1.0;
+        let elapsed = started.elapsed().as_secs_f64();
+        if elapsed >= seconds {
+            return Ok(times * operations / elapsed);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! [`Kept`]: layers that are taken over from an earlier result instead of being solved again.
+
+use std::collections::BTreeMap;
+
+use gptq_core::QuantizedMatrix;
+use gptq_pack::{CheckpointConfig, DynamicRules, Resolved};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    Checkpoint, Error, LayerReport, Recipe, checkpoint::read_json, graph::LinearPlace,
+    quantization_config, quantized::read_quantized, verify::REPORT,
+};
+
+/// An earlier result, and which of its layers are to be done again.
+#[derive(Debug)]
+pub struct Kept<'a> {
+    result: &'a Checkpoint,
+    config: CheckpointConfig,
+    recipe: Recipe,
+    /// The names to do again, as keys of rules.
+    redo: DynamicRules,
+    rule: String,
+    layers: BTreeMap<String, LayerReport>,
+    /// The seal of its report.
+    seal: String,
+}
+
+/// What is read of a report.
+#[derive(Deserialize)]
+struct Record {
+    settings: Recipe,
+    layers: Vec<LayerReport>,
+    seal: String,
+}
+
+impl<'a> Kept<'a> {
+    /// Everything of a result of [`quantize`](crate::quantize()) but the linears whose names a rule
+    /// matches: a regular expression as in `dynamic`, which must match from a name's beginning.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the folder has no report with its settings, [`Error::Packed`] if the rule
+    /// is no regular expression.
+    pub fn but(result: &'a Checkpoint, rule: &str) -> Result<Self, Error> {
+        let path = result.dir().join(REPORT);
+        let no = |problem: &dyn std::fmt::Display| {
+            Error::file(&path, format!("does not say how the folder was made: {problem}"))
+        };
+        let record: Record = serde_json::from_value(read_json(&path)?).map_err(|e| no(&e))?;
+        let config = quantization_config(result)?;
+        let config = config.ok_or_else(|| no(&"it holds no quantized model"))?;
+        let failed = |source| Error::Packed { layer: rule.to_owned(), source };
+        Ok(Self {
+            result,
+            config,
+            recipe: record.settings,
+            redo: DynamicRules::from_json(&json!({ rule: {} })).map_err(failed)?,
+            rule: rule.to_owned(),
+            layers: record.layers.into_iter().map(|layer| (layer.name.clone(), layer)).collect(),
+            seal: record.seal,
+        })
+    }
+
+    /// The settings it was made with.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// Whether a linear is taken over.
+    pub(crate) fn keeps(&self, name: &str) -> Result<bool, Error> {
+        let failed = |source| Error::Packed { layer: name.to_owned(), source };
+        Ok(self.redo.resolve(name).map_err(failed)? == Resolved::Default)
+    }
+
+    /// A linear that is.
+    pub(crate) fn layer(
+        &self,
+        place: &LinearPlace,
+    ) -> Result<(QuantizedMatrix, LayerReport), Error> {
+        let stored = read_quantized(self.result, Some(&self.config), place)?;
+        let report = self.layers.get(&place.name).cloned();
+        match (stored, report) {
+            (Some((quantized, _)), Some(report)) => Ok((quantized, report)),
+            _ => Err(Error::file(
+                self.result.dir(),
+                format!("holds no quantized {} to keep; let the rule match it", place.name),
+            )),
+        }
+    }
+
+    /// For the report of the new result.
+    pub(crate) fn to_json(&self) -> Value {
+        json!({"seal": self.seal, "redone": self.rule})
+    }
+}
