@@ -5,7 +5,10 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser};
 use gptq_models::FallbackThreshold;
 
-use crate::bench::BenchCommand;
+use crate::{
+    bench::BenchCommand,
+    check::{CheckArgs, TargetArgs},
+};
 
 /// Quantize language models with GPTQ, evaluate and run the result.
 #[derive(Parser, Debug)]
@@ -51,6 +54,8 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     /// Whether a result still is what was written: hashes, numbers, an account of every tensor
     Verify(VerifyArgs),
+    /// Whether servers will load a folder, or what a run would write
+    Check(CheckArgs),
 }
 
 #[derive(Args, Debug)]
@@ -72,6 +77,8 @@ pub(crate) struct QuantizeArgs {
     pub(crate) method: MethodArg,
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
+    #[command(flatten)]
+    pub(crate) targets: TargetArgs,
     /// How packed layers are stored [default: gptq for --sym, gptq_v2 for --asym]
     #[arg(long, value_enum)]
     pub(crate) format: Option<OutFormatArg>,

@@ -7,6 +7,7 @@
 
 mod args;
 mod bench;
+mod check;
 mod convert;
 mod demo;
 mod diff;
@@ -60,5 +61,6 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Convert(args) => convert::run(&args, json),
         Command::Diff(args) => diff::run(&args, json),
         Command::Verify(args) => verify::run(&args, json),
+        Command::Check(args) => check::run(&args, json),
     })
 }

@@ -14,6 +14,7 @@ use crate::{
     args::{
         FallbackArg, MethodArg, MoeArg, OutFormatArg, PassPrecisionArg, PrecisionArg, QuantizeArgs,
     },
+    check,
     failure::Failure,
     model_dir, settings, summary,
     terminal::{self, Meter},
@@ -36,6 +37,7 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
     Staging::check(&args.out)?;
     args.eora_out.as_deref().map(Staging::check).transpose()?;
     let checkpoint = Checkpoint::open(&args.model)?;
+    check::before(&checkpoint, &options, &args.targets)?;
     let samples = match options.method {
         Method::Rtn => Vec::new(),
         Method::Gptq => {
@@ -58,28 +60,19 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
     } else {
         terminal::print(&summary::to_text(&report, &args.out));
     }
-    summary::check_fallbacks(&report, args.max_fallback, &args.out)
+    summary::check_fallbacks(&report, args.max_fallback, &args.out)?;
+    check::after(&args.out, &args.targets)
 }
 
 fn options(args: &QuantizeArgs) -> Result<QuantizeOptions, Failure> {
     let config = settings::quant_config(&args.settings)?;
-    let format = match args.format {
-        Some(OutFormatArg::Gptq) => Format::Gptq,
-        Some(OutFormatArg::GptqV2) => Format::GptqV2,
-        Some(OutFormatArg::Marlin) => Format::Marlin,
-        Some(OutFormatArg::Awq) => Format::Awq,
-        Some(OutFormatArg::CompressedTensors) => Format::CompressedTensors,
-        None if config.sym => Format::Gptq,
-        // Readers of v1 disagree on zero points of 0, which asymmetric layers have.
-        None => Format::GptqV2,
-    };
     Ok(QuantizeOptions {
         method: match args.method {
             MethodArg::Gptq => Method::Gptq,
             MethodArg::Rtn => Method::Rtn,
         },
+        format: format(args.format, config.sym),
         config,
-        format,
         dynamic: args.dynamic.as_deref().map(dynamic).transpose()?.unwrap_or_default(),
         max_shard_bytes: model_dir::gigabytes("--max-shard-size", args.max_shard_size)?,
         max_ram: args.max_ram.map(|gb| model_dir::gigabytes("--max-ram", gb)).transpose()?,
@@ -95,6 +88,20 @@ fn options(args: &QuantizeArgs) -> Result<QuantizeOptions, Failure> {
     })
 }
 
+/// The format asked for, or the one that fits the grid.
+pub(crate) fn format(asked: Option<OutFormatArg>, sym: bool) -> Format {
+    match asked {
+        Some(OutFormatArg::Gptq) => Format::Gptq,
+        Some(OutFormatArg::GptqV2) => Format::GptqV2,
+        Some(OutFormatArg::Marlin) => Format::Marlin,
+        Some(OutFormatArg::Awq) => Format::Awq,
+        Some(OutFormatArg::CompressedTensors) => Format::CompressedTensors,
+        None if sym => Format::Gptq,
+        // Readers of v1 disagree on zero points of 0, which asymmetric layers have.
+        None => Format::GptqV2,
+    }
+}
+
 fn fallback(args: &QuantizeArgs) -> Option<FallbackPolicy> {
     let strategy = match args.fallback {
         FallbackArg::Rtn => FallbackStrategy::Rtn,
@@ -108,7 +115,7 @@ fn fallback(args: &QuantizeArgs) -> Option<FallbackPolicy> {
 }
 
 /// Rules given as JSON, or as the name of a file that holds them.
-fn dynamic(text: &str) -> Result<DynamicRules, Failure> {
+pub(crate) fn dynamic(text: &str) -> Result<DynamicRules, Failure> {
     let inline = text.trim_start().starts_with('{');
     let (name, text) = if inline {
         ("--dynamic".to_owned(), text.to_owned())
