@@ -8,6 +8,7 @@ use gptq_models::FallbackThreshold;
 use crate::{
     bench::BenchCommand,
     check::{CheckArgs, TargetArgs},
+    doctor::{AcceptArgs, DoctorArgs},
 };
 
 /// Quantize language models with GPTQ, evaluate and run the result.
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Whether servers will load a folder, or what a run would write
     Check(CheckArgs),
+    /// What a calibration text is worth for a model, before hours are spent on it
+    Doctor(DoctorArgs),
 }
 
 #[derive(Args, Debug)]
@@ -79,6 +82,8 @@ pub(crate) struct QuantizeArgs {
     pub(crate) settings: SettingsArgs,
     #[command(flatten)]
     pub(crate) targets: TargetArgs,
+    #[command(flatten)]
+    pub(crate) accept: AcceptArgs,
     /// How packed layers are stored [default: gptq for --sym, gptq_v2 for --asym]
     #[arg(long, value_enum)]
     pub(crate) format: Option<OutFormatArg>,

@@ -11,6 +11,7 @@ mod check;
 mod convert;
 mod demo;
 mod diff;
+mod doctor;
 mod eval;
 mod failure;
 mod generate;
@@ -62,5 +63,6 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Diff(args) => diff::run(&args, json),
         Command::Verify(args) => verify::run(&args, json),
         Command::Check(args) => check::run(&args, json),
+        Command::Doctor(args) => doctor::run(&args, json),
     })
 }

@@ -1,8 +1,6 @@
 //! `gptq quantize`.
 
-use std::path::Path;
-
-use gptq_calib::{CalibrationSet, ChatTemplate, SampleSpec};
+use gptq_calib::{CalibrationSet, Diagnosis, SampleSpec};
 use gptq_core::FallbackStrategy;
 use gptq_models::{
     Checkpoint, EoraOptions, FallbackPolicy, Method, QuantizeOptions, Routing, Staging, quantize,
@@ -14,7 +12,7 @@ use crate::{
     args::{
         FallbackArg, MethodArg, MoeArg, OutFormatArg, PassPrecisionArg, PrecisionArg, QuantizeArgs,
     },
-    check,
+    check, doctor,
     failure::Failure,
     model_dir, settings, summary,
     terminal::{self, Meter},
@@ -41,9 +39,8 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
     let samples = match options.method {
         Method::Rtn => Vec::new(),
         Method::Gptq => {
-            let set = calibration(args, &checkpoint)?;
-            options.calibration = serde_json::to_value(&set.provenance)
-                .map_err(|e| Failure::failed(format!("calibration record: {e}")))?;
+            let (set, found) = calibration(args, &checkpoint)?;
+            options.calibration = doctor::judge(&set, &found, &args.accept)?;
             set.samples
         }
     };
@@ -128,21 +125,20 @@ pub(crate) fn dynamic(text: &str) -> Result<DynamicRules, Failure> {
     DynamicRules::from_json(&json).map_err(|e| Failure::failed(format!("{name}: {e}")))
 }
 
-fn calibration(args: &QuantizeArgs, checkpoint: &Checkpoint) -> Result<CalibrationSet, Failure> {
-    let tokenizer = model_dir::tokenizer(&args.model)?;
-    // Only conversations need a template, and their reader says so if there is none.
-    let template = ChatTemplate::from_model_dir(&args.model).ok();
+fn calibration(
+    args: &QuantizeArgs,
+    checkpoint: &Checkpoint,
+) -> Result<(CalibrationSet, Diagnosis), Failure> {
     let spec = SampleSpec {
         n_samples: args.nsamples,
         seq_len: model_dir::seqlen(args.seqlen, checkpoint)?,
         seed: args.seed,
     };
-    let files: Vec<&Path> = args.calib.iter().map(|p| p.as_path()).collect();
-    let set = CalibrationSet::from_files(&files, &tokenizer, template.as_ref(), &spec)?;
+    let (set, found) = doctor::draw(&args.model, checkpoint, &args.calib, &spec)?;
     let p = &set.provenance;
     terminal::message(&format!(
         "calibration: {} samples of {} tokens, covering {} of the text's {} tokens",
         p.n_samples, p.seq_len, p.covered_tokens, p.text_tokens
     ));
-    Ok(set)
+    Ok((set, found))
 }

@@ -334,8 +334,8 @@ impl Rule {
                 let dtypes = list(dtypes.iter().map(Dtype::to_string));
                 Some(format!("{short} has {} scales; read are {dtypes}", layer.scales))
             }
-            Law::Never if matrix.expert => Some(format!("experts, {}", scheme(layer))),
-            Law::Never => Some(format!("{} layers", scheme(layer))),
+            Law::Never if matrix.expert => Some(format!("experts are {}", scheme(layer))),
+            Law::Never => Some(format!("layers are {}", scheme(layer))),
             _ => None,
         }
     }

@@ -62,8 +62,8 @@ pub(crate) struct Nearest {
     pub(crate) left: Vec<&'static str>,
 }
 
-/// Group sizes that some engine takes, and their neighbours.
-const GROUP_SIZES: [i64; 8] = [-1, 16, 32, 64, 128, 256, 512, 1024];
+/// Group sizes that some engine takes.
+const GROUP_SIZES: [i64; 7] = [-1, 32, 64, 128, 256, 512, 1024];
 
 /// Keys that everything written here has.
 const KEYS: [&str; 5] = ["quant_method", "bits", "group_size", "desc_act", "sym"];

@@ -167,7 +167,7 @@ const BROKEN: &[(Engine, Severity, &str, Change, &str)] = &[
     (Tgi, Refuses, "dynamic", |f| down(f).scheme = None, "down_proj is not quantized"),
     (Tgi, Refuses, "g_idx", |f| f.matrices[0].one_order = false, "differ in g_idx"),
     (Tgi, Refuses, "g_idx", |f| down(f).scattered = true, "g_idx is scattered"),
-    (Tgi, Warns, "experts", |f| experts(f, 128), "experts, 4-bit"),
+    (Tgi, Warns, "experts", |f| experts(f, 128), "experts are 4-bit"),
 
     (Transformers, Warns, "format", |f| f.format = Format::Marlin, "format marlin"),
     (Transformers, Refuses, "keys", |f| f.keys.retain(|k| k != "quant_method"), "lacks quant_method"),
@@ -175,7 +175,7 @@ const BROKEN: &[(Engine, Severity, &str, Change, &str)] = &[
     (Transformers, Refuses, "dynamic", |f| down(f).scheme.as_mut().unwrap().bits = Bits::B8.into(), "down_proj is 8-bit"),
     (Transformers, Refuses, "dynamic", |f| down(f).scheme = None, "down_proj is not quantized"),
     (Transformers, Refuses, "lm_head", head, "8-bit symmetric in groups of 32"),
-    (Transformers, Refuses, "experts", |f| { experts(f, 128); f.matrices[4].one_tensor = true }, "experts, 4-bit"),
+    (Transformers, Refuses, "experts", |f| { experts(f, 128); f.matrices[4].one_tensor = true }, "experts are 4-bit"),
     (Transformers, Warns, "shape", |f| down(f).outputs = 520, "not multiples of 32"),
 
     (ExllamaV2, Refuses, "format", |f| f.format = Format::Awq, "format awq"),
@@ -289,8 +289,11 @@ fn nearest_says_the_least_change() {
     // No group divides it: whole rows would, or it stays dense.
     assert_eq!(nearest(Vllm, |f| down(f).inputs = 1000), "group_size -1");
     assert_eq!(nearest(ExllamaV2, |f| down(f).inputs = 65_536), "skip down_proj by a dynamic rule");
-    // And a folder that no setting cures has none.
-    assert_eq!(nearest(Vllm, |f| f.heads = Some((7, 7))).as_str(), "");
+    // And where every layer is refused, none is left to quantize.
+    let wide: Change = |f| {
+        f.matrices.iter_mut().flat_map(|m| &mut m.layers).for_each(|l| l.inputs = 65_536);
+    };
+    assert_eq!(nearest(ExllamaV2, wide), "");
 }
 
 fn any_facts() -> impl Strategy<Value = Facts> {
