@@ -118,7 +118,10 @@ pub(crate) fn before(
 ) -> Result<(), Failure> {
     let TargetArgs { target, tp } = targets;
     if target.is_empty() {
-        return Ok(());
+        return match tp {
+            1 => Ok(()),
+            tp => Err(Failure::usage(format!("--tp {tp} is about a --target; name one"))),
+        };
     }
     let said = check_run(checkpoint, options, target, *tp)?;
     for objection in said.iter().filter(|o| o.severity == Severity::Warns) {

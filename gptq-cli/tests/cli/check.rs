@@ -24,6 +24,8 @@ fn a_table_of_every_target_and_a_way_out() {
     assert!(ran.stderr.contains("vllm will not load what these settings write"), "{}", ran.stderr);
     gptq(args!["check", mini(), "--target", "ollama"]).fails(2, &["ollama", "vllm", "llama.cpp"]);
     gptq(args!["check", mini(), "--tp", "0"]).fails(2, &["0"]);
+    let ran = gptq(args!["quantize", mini(), "--out", "x", "--method", "rtn", "--tp", "2"]);
+    ran.fails(2, &["--tp 2", "--target"]);
 }
 
 #[test]

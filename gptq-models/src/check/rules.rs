@@ -62,7 +62,7 @@ const fn rule(
 pub(crate) const RULES: &[Rule] = &[
     rule(Vllm, Refuses, "format", &[], Formats(SERVED), "no loader knows the tensors", VLLM_CONFIG),
     rule(Vllm, Refuses, "keys", &[V1_V2], Keys(&["quant_method", "bits", "group_size", "desc_act", "sym"]), "the config cannot be read", VLLM_CONFIG),
-    rule(Vllm, Refuses, "bits", &[V1_V2], SYM_4_8, "GPTQ runs on Marlin only; asymmetric layers load as awq or compressed-tensors", VLLM_CONFIG),
+    rule(Vllm, Refuses, "bits", &[V1_V2], SYM_4_8, "GPTQ runs on Marlin only (asymmetric layers load as awq or compressed-tensors)", VLLM_CONFIG),
     rule(Vllm, Refuses, "bits", &[CT], Grids(&[(4, true), (8, true), (4, false), (8, false)]), "WNA16 knows no other width", "vllm-project/vllm compressed_tensors_wNa16.py"),
     rule(Vllm, Refuses, "group_size", &[V1_V2], MARLIN_GROUPS, "Marlin has no such groups", VLLM_CONFIG),
     rule(Vllm, Refuses, "group_size", &[], WholeGroups, "scales cannot be shared by devices, or have another shape", VLLM_MARLIN),
@@ -132,7 +132,7 @@ pub(crate) const RULES: &[Rule] = &[
     rule(MistralRs, Refuses, "format", &[], Formats(&[Gptq, GptqV2, Awq]), "no loader knows the tensors", MISTRALRS),
     rule(MistralRs, Warns, "format", &[When::Format(&[Awq])], Never, "awq was not verified", MISTRALRS),
     rule(MistralRs, Refuses, "keys", &[V1_V2], Keys(&["quant_method", "bits", "group_size"]), "the config cannot be read", MISTRALRS),
-    rule(MistralRs, Refuses, "bits", &[V1_V2], SYM_4_8, "sym is not read, and Marlin has no zero points: wrong answers", MISTRALRS),
+    rule(MistralRs, Refuses, "bits", &[V1_V2], SYM_4_8, "sym is not read, and the default build with Marlin throws zero points away: wrong answers", MISTRALRS),
     rule(MistralRs, Warns, "bits", &[V1_V2], Grids(&[(4, true), (4, false)]), "8 bits look broken (not verified)", MISTRALRS),
     rule(MistralRs, Warns, "zero points", &[V2], Never, "builds without Marlin read zero points of gptq_v2 as those of gptq", MISTRALRS),
     rule(MistralRs, Refuses, "group_size", &[V1_V2], Grouped, "it is read as an unsigned number", MISTRALRS),

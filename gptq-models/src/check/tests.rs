@@ -277,6 +277,12 @@ fn nearest_says_the_least_change() {
         }),
         "group_size 64"
     );
+    // Qwen2-72B on four devices: 29568 / 4 = 7392 = 231 · 32.
+    let four: Change = |f| (f.tp, down(f).inputs) = (4, 29_568);
+    assert_eq!(nearest(Vllm, four), "group_size 32");
+    // A vision tower's 4304 / 2 = 2152 = 8 · 269 has no groups at all.
+    let odd: Change = |f| (f.tp, down(f).inputs) = (2, 4304);
+    assert_eq!(nearest(Vllm, odd), "group_size -1");
     assert_eq!(nearest(Vllm, |f| f.tp = 3), "tp 1");
     assert_eq!(nearest(ExllamaV2, |f| bits(f, Bits::B8)), "bits 4");
     assert_eq!(nearest(ExllamaV2, |f| group(f, 96)), "group_size 64");

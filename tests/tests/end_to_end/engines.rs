@@ -89,10 +89,9 @@ fn what_was_said_before_a_run_holds_after_it() {
 fn formats_load_where_they_are_read() {
     let run = Run::of(&mini(), &[], &rounded());
     let folder = Checkpoint::open(&run.dir).unwrap();
-    use Engine::{ExllamaV2, LlamaCpp, MistralRs, Sglang, Tgi, Vllm};
+    use Engine::{ExllamaV2, LlamaCpp, MistralRs};
     for (format, refused) in [
         (Format::GptqV2, vec![]),
-        (Format::Marlin, vec![Vllm, Sglang, Tgi, ExllamaV2, MistralRs, LlamaCpp]),
         (Format::Awq, vec![ExllamaV2, LlamaCpp]),
         (Format::CompressedTensors, vec![ExllamaV2, MistralRs]),
     ] {
