@@ -40,6 +40,10 @@ pub struct Corpus {
     pub sources: Vec<Source>,
     /// Documents read: lines of JSON Lines files, and whole text files.
     pub documents: usize,
+    /// Tokens of each document, in order. Texts that were joined share their tokens by characters.
+    pub lengths: Vec<usize>,
+    /// Documents that were conversations, written with the model's template.
+    pub conversations: usize,
 }
 
 impl Corpus {
@@ -86,7 +90,8 @@ impl Corpus {
     /// [`Error::Tokenize`].
     pub fn from_text(name: &str, text: &str, tokenizer: &Tokenizer) -> Result<Self, Error> {
         let ids = tokenizer.encode(text, true)?;
-        Ok(Self { ids, sources: vec![source(name, text.as_bytes())], documents: 1 })
+        let (sources, lengths) = (vec![source(name, text.as_bytes())], vec![ids.len()]);
+        Ok(Self { ids, sources, documents: 1, lengths, conversations: 0 })
     }
 }
 
@@ -107,29 +112,49 @@ struct Builder<'a> {
     documents: usize,
     /// Text documents since the last other one, joined.
     text: Option<String>,
+    /// Characters of each of them.
+    joined: Vec<usize>,
+    lengths: Vec<usize>,
+    conversations: usize,
 }
 
 impl<'a> Builder<'a> {
     fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, ids: Vec::new(), sources: Vec::new(), documents: 0, text: None }
+        Self {
+            tokenizer,
+            ids: Vec::new(),
+            sources: Vec::new(),
+            documents: 0,
+            text: None,
+            joined: Vec::new(),
+            lengths: Vec::new(),
+            conversations: 0,
+        }
     }
 
     fn add(&mut self, document: Document) -> Result<(), Error> {
         self.documents += 1;
         match document {
-            Document::Text(more) => match &mut self.text {
-                Some(text) => {
-                    text.push_str(SEPARATOR);
-                    text.push_str(&more);
+            Document::Text(more) => {
+                self.joined.push(more.chars().count());
+                match &mut self.text {
+                    Some(text) => {
+                        text.push_str(SEPARATOR);
+                        text.push_str(&more);
+                    }
+                    None => self.text = Some(more),
                 }
-                None => self.text = Some(more),
-            },
+            }
             Document::Chat(text) => {
                 self.encode_text()?;
-                self.ids.extend(self.tokenizer.encode(&text, false)?);
+                self.conversations += 1;
+                let ids = self.tokenizer.encode(&text, false)?;
+                self.lengths.push(ids.len());
+                self.ids.extend(ids);
             }
             Document::Ids(ids) => {
                 self.encode_text()?;
+                self.lengths.push(ids.len());
                 self.ids.extend(ids);
             }
         }
@@ -138,13 +163,36 @@ impl<'a> Builder<'a> {
 
     fn encode_text(&mut self) -> Result<(), Error> {
         if let Some(text) = self.text.take() {
-            self.ids.extend(self.tokenizer.encode(&text, true)?);
+            let ids = self.tokenizer.encode(&text, true)?;
+            self.lengths.extend(shared(ids.len(), &self.joined));
+            self.joined.clear();
+            self.ids.extend(ids);
         }
         Ok(())
     }
 
     fn finish(mut self) -> Result<Corpus, Error> {
         self.encode_text()?;
-        Ok(Corpus { ids: self.ids, sources: self.sources, documents: self.documents })
+        Ok(Corpus {
+            ids: self.ids,
+            sources: self.sources,
+            documents: self.documents,
+            lengths: self.lengths,
+            conversations: self.conversations,
+        })
     }
+}
+
+/// Tokens dealt out by characters, so that nothing is lost.
+fn shared(tokens: usize, characters: &[usize]) -> Vec<usize> {
+    let all = characters.iter().sum::<usize>().max(1) as u128;
+    let (mut before, mut dealt) = (0u128, 0);
+    let share = |&n: &usize| {
+        before += n as u128;
+        let until = (tokens as u128 * before / all) as usize;
+        let own = until - dealt;
+        dealt = until;
+        own
+    };
+    characters.iter().map(share).collect()
 }

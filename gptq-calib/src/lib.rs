@@ -14,6 +14,7 @@
 //! | documents to one id stream  | `corpus.rs`   | [`Corpus`]                         |
 //! | id stream to random windows | `sample.rs`   | [`sample_windows`], [`SampleSpec`] |
 //! | windows and their origin    | `set.rs`      | [`CalibrationSet`], [`Provenance`] |
+//! | what a set is worth        | `doctor.rs`   | [`diagnose`], [`Diagnosis`]        |
 //! | windows for perplexity      | `windows.rs`  | [`disjoint_windows`], [`strided_windows`] |
 //!
 //! Start at [`CalibrationSet::from_files`].
@@ -43,6 +44,7 @@
 
 mod chat;
 mod corpus;
+mod doctor;
 mod error;
 mod jinja;
 mod read;
@@ -53,6 +55,7 @@ mod windows;
 
 pub use chat::{ChatTemplate, Message};
 pub use corpus::{Corpus, Source};
+pub use doctor::{Complaint, Diagnosis, Documents, Model, diagnose};
 pub use error::{Error, LineError};
 pub use sample::{SampleSpec, sample_windows, window_starts};
 pub use set::{CalibrationSet, Provenance, SAMPLING, ids_sha256};

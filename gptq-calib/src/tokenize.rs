@@ -97,6 +97,26 @@ impl Tokenizer {
         self.vocab_size
     }
 
+    /// Ids that stand for no text: BOS, EOS, padding, turns of a conversation. In ascending order.
+    #[must_use]
+    pub fn special_ids(&self) -> Vec<u32> {
+        let added = self.inner.get_added_tokens_decoder();
+        let special = added.into_iter().filter(|(_, token)| token.special);
+        let mut ids: Vec<u32> = special.map(|(id, _)| id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// What the tokenizer puts before a text when it is asked to, such as a BOS.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`] if it cannot encode a letter.
+    pub fn prefix(&self) -> Result<Vec<u32>, Error> {
+        let (with, without) = (self.encode("a", true)?, self.encode("a", false)?);
+        let first = without.first().and_then(|id| with.iter().position(|other| other == id));
+        Ok(with.get(..first.unwrap_or(0)).unwrap_or_default().to_vec())
+    }
+
     /// The id of `token`, spelled as the vocabulary spells it (`</s>`, `<|im_end|>`).
     #[must_use]
     pub fn token_id(&self, token: &str) -> Option<u32> {

@@ -5,7 +5,12 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser};
 use gptq_models::FallbackThreshold;
 
-use crate::{bench::BenchCommand, quantize::ResumeArgs};
+use crate::{
+    bench::BenchCommand,
+    check::{CheckArgs, TargetArgs},
+    doctor::{AcceptArgs, DoctorArgs},
+    quantize::ResumeArgs,
+};
 
 /// Quantize language models with GPTQ, evaluate and run the result.
 #[derive(Parser, Debug)]
@@ -51,6 +56,10 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     /// Whether a result still is what was written: hashes, numbers, an account of every tensor
     Verify(VerifyArgs),
+    /// Whether servers will load a folder, or what a run would write
+    Check(CheckArgs),
+    /// What a calibration text is worth for a model, before hours are spent on it
+    Doctor(DoctorArgs),
 }
 
 #[derive(Args, Debug)]
@@ -72,6 +81,10 @@ pub(crate) struct QuantizeArgs {
     pub(crate) method: MethodArg,
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
+    #[command(flatten)]
+    pub(crate) targets: TargetArgs,
+    #[command(flatten)]
+    pub(crate) accept: AcceptArgs,
     /// How packed layers are stored [default: gptq for --sym, gptq_v2 for --asym]
     #[arg(long, value_enum)]
     pub(crate) format: Option<OutFormatArg>,

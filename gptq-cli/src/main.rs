@@ -7,9 +7,11 @@
 
 mod args;
 mod bench;
+mod check;
 mod convert;
 mod demo;
 mod diff;
+mod doctor;
 mod eval;
 mod failure;
 mod generate;
@@ -60,5 +62,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Convert(args) => convert::run(&args, json),
         Command::Diff(args) => diff::run(&args, json),
         Command::Verify(args) => verify::run(&args, json),
+        Command::Check(args) => check::run(&args, json),
+        Command::Doctor(args) => doctor::run(&args, json),
     })
 }

@@ -1,9 +1,9 @@
 //! `gptq quantize`.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use clap::Args;
-use gptq_calib::{CalibrationSet, ChatTemplate, SampleSpec};
+use gptq_calib::{CalibrationSet, Diagnosis, SampleSpec};
 use gptq_core::FallbackStrategy;
 use gptq_models::{
     Checkpoint, EoraOptions, FallbackPolicy, Method, QuantizeOptions, Routing, Staging, quantize,
@@ -15,6 +15,7 @@ use crate::{
     args::{
         FallbackArg, MethodArg, MoeArg, OutFormatArg, PassPrecisionArg, PrecisionArg, QuantizeArgs,
     },
+    check, doctor,
     failure::Failure,
     model_dir, settings, summary,
     terminal::{self, Meter},
@@ -49,12 +50,12 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
     Staging::check(&args.out)?;
     args.eora_out.as_deref().map(Staging::check).transpose()?;
     let checkpoint = Checkpoint::open(&args.model)?;
+    check::before(&checkpoint, &options, &args.targets)?;
     let samples = match options.method {
         Method::Rtn => Vec::new(),
         Method::Gptq => {
-            let set = calibration(args, &checkpoint)?;
-            options.calibration = serde_json::to_value(&set.provenance)
-                .map_err(|e| Failure::failed(format!("calibration record: {e}")))?;
+            let (set, found) = calibration(args, &checkpoint)?;
+            options.calibration = doctor::judge(&set, &found, &args.accept)?;
             set.samples
         }
     };
@@ -71,28 +72,19 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
     } else {
         terminal::print(&summary::to_text(&report, &args.out));
     }
-    summary::check_fallbacks(&report, args.max_fallback, &args.out)
+    summary::check_fallbacks(&report, args.max_fallback, &args.out)?;
+    check::after(&args.out, &args.targets)
 }
 
 fn options(args: &QuantizeArgs) -> Result<QuantizeOptions, Failure> {
     let config = settings::quant_config(&args.settings)?;
-    let format = match args.format {
-        Some(OutFormatArg::Gptq) => Format::Gptq,
-        Some(OutFormatArg::GptqV2) => Format::GptqV2,
-        Some(OutFormatArg::Marlin) => Format::Marlin,
-        Some(OutFormatArg::Awq) => Format::Awq,
-        Some(OutFormatArg::CompressedTensors) => Format::CompressedTensors,
-        None if config.sym => Format::Gptq,
-        // Readers of v1 disagree on zero points of 0, which asymmetric layers have.
-        None => Format::GptqV2,
-    };
     Ok(QuantizeOptions {
         method: match args.method {
             MethodArg::Gptq => Method::Gptq,
             MethodArg::Rtn => Method::Rtn,
         },
+        format: format(args.format, config.sym),
         config,
-        format,
         dynamic: args.dynamic.as_deref().map(dynamic).transpose()?.unwrap_or_default(),
         max_shard_bytes: model_dir::gigabytes("--max-shard-size", args.max_shard_size)?,
         max_ram: args.max_ram.map(|gb| model_dir::gigabytes("--max-ram", gb)).transpose()?,
@@ -110,6 +102,20 @@ fn options(args: &QuantizeArgs) -> Result<QuantizeOptions, Failure> {
     })
 }
 
+/// The format asked for, or the one that fits the grid.
+pub(crate) fn format(asked: Option<OutFormatArg>, sym: bool) -> Format {
+    match asked {
+        Some(OutFormatArg::Gptq) => Format::Gptq,
+        Some(OutFormatArg::GptqV2) => Format::GptqV2,
+        Some(OutFormatArg::Marlin) => Format::Marlin,
+        Some(OutFormatArg::Awq) => Format::Awq,
+        Some(OutFormatArg::CompressedTensors) => Format::CompressedTensors,
+        None if sym => Format::Gptq,
+        // Readers of v1 disagree on zero points of 0, which asymmetric layers have.
+        None => Format::GptqV2,
+    }
+}
+
 fn fallback(args: &QuantizeArgs) -> Option<FallbackPolicy> {
     let strategy = match args.fallback {
         FallbackArg::Rtn => FallbackStrategy::Rtn,
@@ -123,7 +129,7 @@ fn fallback(args: &QuantizeArgs) -> Option<FallbackPolicy> {
 }
 
 /// Rules given as JSON, or as the name of a file that holds them.
-fn dynamic(text: &str) -> Result<DynamicRules, Failure> {
+pub(crate) fn dynamic(text: &str) -> Result<DynamicRules, Failure> {
     let inline = text.trim_start().starts_with('{');
     let (name, text) = if inline {
         ("--dynamic".to_owned(), text.to_owned())
@@ -136,21 +142,20 @@ fn dynamic(text: &str) -> Result<DynamicRules, Failure> {
     DynamicRules::from_json(&json).map_err(|e| Failure::failed(format!("{name}: {e}")))
 }
 
-fn calibration(args: &QuantizeArgs, checkpoint: &Checkpoint) -> Result<CalibrationSet, Failure> {
-    let tokenizer = model_dir::tokenizer(&args.model)?;
-    // Only conversations need a template, and their reader says so if there is none.
-    let template = ChatTemplate::from_model_dir(&args.model).ok();
+fn calibration(
+    args: &QuantizeArgs,
+    checkpoint: &Checkpoint,
+) -> Result<(CalibrationSet, Diagnosis), Failure> {
     let spec = SampleSpec {
         n_samples: args.nsamples,
         seq_len: model_dir::seqlen(args.seqlen, checkpoint)?,
         seed: args.seed,
     };
-    let files: Vec<&Path> = args.calib.iter().map(|p| p.as_path()).collect();
-    let set = CalibrationSet::from_files(&files, &tokenizer, template.as_ref(), &spec)?;
+    let (set, found) = doctor::draw(&args.model, checkpoint, &args.calib, &spec)?;
     let p = &set.provenance;
     terminal::message(&format!(
         "calibration: {} samples of {} tokens, covering {} of the text's {} tokens",
         p.n_samples, p.seq_len, p.covered_tokens, p.text_tokens
     ));
-    Ok(set)
+    Ok((set, found))
 }

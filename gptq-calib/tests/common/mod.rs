@@ -31,6 +31,17 @@ pub(crate) fn words() -> Tokenizer {
     Tokenizer::from_bytes(json.as_bytes()).unwrap()
 }
 
+/// Words `n0` … `n999`, with nothing put around a text.
+pub(crate) fn numbers() -> Tokenizer {
+    let vocab: Vec<String> = (0..1000).map(|i| format!("\"n{i}\": {i}")).collect();
+    let json = format!(
+        r#"{{"version": "1.0", "added_tokens": [], "pre_tokenizer": {{"type": "WhitespaceSplit"}},
+            "model": {{"type": "WordLevel", "unk_token": "n0", "vocab": {{{}}}}}}}"#,
+        vocab.join(", ")
+    );
+    Tokenizer::from_bytes(json.as_bytes()).unwrap()
+}
+
 /// `n` words of the digits of 1, 2, 3, …: text that does not repeat itself soon.
 pub(crate) fn text(n: usize) -> String {
     let digits = (1..).flat_map(|i: usize| i.to_string().into_bytes());

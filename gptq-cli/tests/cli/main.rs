@@ -3,6 +3,7 @@
 
 mod adapters;
 mod bench;
+mod check;
 mod commands;
 mod convert;
 mod demo;

@@ -2,8 +2,8 @@
 
 use crate::{args, gptq, mini};
 
-const COMMANDS: [&str; 7] =
-    ["demo", "quantize", "eval", "generate", "logits", "solve-layer", "inspect"];
+const COMMANDS: [&str; 9] =
+    ["demo", "quantize", "eval", "generate", "logits", "solve-layer", "inspect", "check", "doctor"];
 
 #[test]
 fn every_command_has_help() {
@@ -60,6 +60,9 @@ fn help_of_quantize_shows_every_option() {
         "--seed",
         "--max-shard-size",
         "--device",
+        "--target",
+        "--tp",
+        "--accept-calibration",
     ] {
         assert!(help.contains(option), "{option} is not in {help}");
     }

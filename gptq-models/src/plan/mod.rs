@@ -90,7 +90,7 @@ impl Plan {
         plan.account(checkpoint, options)?;
         let head = plan.head.is_none().then(|| arch.head().name.clone());
         plan.quantization = quantization(checkpoint, head, &plan, options)?;
-        plan.notices = notices(&plan, options)?;
+        plan.notices = notices(&plan, Some(arch), options)?;
         Ok(plan)
     }
 
@@ -113,7 +113,7 @@ impl Plan {
         plan.blocks.push(vec![linears?]);
         plan.account(checkpoint, options)?;
         plan.quantization = quantization(checkpoint, None, &plan, options)?;
-        plan.notices = notices(&plan, options)?;
+        plan.notices = notices(&plan, None, options)?;
         plan.notices.push(format!(
             "{}: the family is unknown, so the {} matrices to round were chosen by their names and \
              shapes; look through them with gptq inspect --layers",

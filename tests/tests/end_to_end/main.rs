@@ -5,6 +5,7 @@
 mod accuracy;
 mod adapter;
 mod determinism;
+mod engines;
 mod eora;
 mod fallback;
 mod files;
