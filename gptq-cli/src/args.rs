@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser};
 use gptq_models::FallbackThreshold;
 
-use crate::bench::BenchCommand;
+use crate::{bench::BenchCommand, report::ReportArgs};
 
 /// Quantize language models with GPTQ, evaluate and run the result.
 #[derive(Parser, Debug)]
@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     /// Whether a result still is what was written: hashes, numbers, an account of every tensor
     Verify(VerifyArgs),
+    /// The report of a run as one page to look at
+    Report(ReportArgs),
 }
 
 #[derive(Args, Debug)]

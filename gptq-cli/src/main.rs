@@ -17,6 +17,7 @@ mod inspect;
 mod logits;
 mod model_dir;
 mod quantize;
+mod report;
 mod settings;
 mod solve_layer;
 mod summary;
@@ -60,5 +61,6 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Convert(args) => convert::run(&args, json),
         Command::Diff(args) => diff::run(&args, json),
         Command::Verify(args) => verify::run(&args, json),
+        Command::Report(args) => report::run(&args, json),
     })
 }

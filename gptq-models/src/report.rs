@@ -1,7 +1,7 @@
 //! What a run leaves behind beside the model: figures per layer, and an account of every tensor
 //! and file.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use gptq_core::QuantConfig;
 use serde::{Deserialize, Serialize};
@@ -9,8 +9,10 @@ use serde_json::Value;
 
 use crate::MemoryReport;
 
-/// The contents of `gptq_report.json`.
-#[derive(Clone, Debug, Serialize)]
+/// The contents of `gptq_report.json`. What an older one lacks reads as its default: empty, zero,
+/// `None`, null.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
     /// Name and version of the program.
     pub tool: String,
@@ -50,7 +52,8 @@ pub struct Report {
 }
 
 /// One quantized linear.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LayerReport {
     /// Full name.
     pub name: String,
@@ -103,10 +106,10 @@ impl LayerReport {
 }
 
 /// Why and how a linear was quantized without its inputs.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fallback {
     /// The strategy's name.
-    pub strategy: &'static str,
+    pub strategy: Cow<'static, str>,
     /// What was wrong with its inputs.
     pub reason: String,
     /// Mean of `|W − Q|`.
@@ -121,7 +124,7 @@ impl Report {
 }
 
 /// An adapter that makes up for some of the error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdapterReport {
     /// Its folder, in PEFT layout.
     pub path: String,
@@ -134,7 +137,8 @@ pub struct AdapterReport {
 }
 
 /// How much of what could be quantized was.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Coverage {
     /// Parameters quantized.
     pub quantized: u64,
@@ -145,7 +149,8 @@ pub struct Coverage {
 }
 
 /// An account of everything in the source folder.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ledger {
     /// Every tensor of the source.
     pub tensors: Vec<Entry>,
@@ -154,7 +159,7 @@ pub struct Ledger {
 }
 
 /// What became of one tensor or file.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Entry {
     /// Its name.
     pub name: String,

@@ -222,7 +222,7 @@ fn unsolved(
         .map_err(|source| Error::Layer { layer: linear.place.name.clone(), source })?;
     let errors = (weight - &quantized.dequantize()).mapv(|e| f64::from(e.abs()));
     let fallback = Fallback {
-        strategy: policy.strategy.as_str(),
+        strategy: policy.strategy.as_str().into(),
         reason: reason.to_owned(),
         mean_abs_error: errors.mean().unwrap_or_default(),
     };

@@ -1,0 +1,332 @@
+//! Which linears lose most, and what is expected to help.
+//!
+//! Two laws for the squared error of rounding, and so, roughly, for the loss:
+//! - the step between codes is `range / (2^bits − 1)`: every bit more divides the error by about 4;
+//! - `n` weights that share a scale span about `sqrt(2 ln n)` standard deviations: groups of `m`
+//!   instead of `n` leave about `ln m / ln n` of the error.
+
+use std::collections::BTreeMap;
+
+use gptq_models::{LayerReport, Report};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::place::{Place, ratio};
+
+/// Linears that change together, since servers hold them in one matrix: query, key and value; gate
+/// and up; all experts of a block.
+#[derive(Debug, Serialize)]
+pub(crate) struct Unit<'a> {
+    /// What its linears have in common, and how they differ.
+    pub(crate) name: String,
+    pub(crate) layers: Vec<&'a str>,
+    pub(crate) bits: u32,
+    pub(crate) group_size: i64,
+    pub(crate) loss: f64,
+    /// What is left of rounding's loss.
+    pub(crate) ratio: Option<f64>,
+    /// Of the loss of all linears, in 0..=1.
+    pub(crate) share: f64,
+    pub(crate) helps: Vec<Help>,
+    #[serde(skip)]
+    rtn: f64,
+    /// Weights and input columns, where the tensors say.
+    #[serde(skip)]
+    weights: Option<u64>,
+    #[serde(skip)]
+    columns: Option<usize>,
+    #[serde(skip)]
+    pattern: String,
+}
+
+/// A change of settings and what is expected of it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Help {
+    /// In words.
+    pub(crate) change: String,
+    /// Share of the unit's loss that is expected to stay.
+    pub(crate) leaves: f64,
+    /// Bytes that it costs, where the sizes are known.
+    pub(crate) extra_bytes: Option<u64>,
+    /// For `--dynamic`.
+    pub(crate) rule: Value,
+}
+
+/// Summed over all linears that were solved.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Total {
+    pub(crate) loss: f64,
+    pub(crate) rtn: f64,
+}
+
+/// Weights' shapes by linear: output rows and input columns.
+pub(crate) type Shapes = BTreeMap<String, (usize, usize)>;
+
+/// The units of a run, largest loss first.
+pub(crate) struct Advice<'a> {
+    /// `None` if no linear was solved.
+    pub(crate) total: Option<Total>,
+    pub(crate) units: Vec<Unit<'a>>,
+}
+
+impl<'a> Advice<'a> {
+    pub(crate) fn new(report: &'a Report, shapes: &Shapes) -> Self {
+        let format = report.settings["format"].as_str().unwrap_or("gptq");
+        let mut units: BTreeMap<String, Unit<'a>> = BTreeMap::new();
+        let mut total: Option<Total> = None;
+        for layer in &report.layers {
+            let (Some(loss), Some(rtn)) = (layer.loss, layer.rtn_loss) else { continue };
+            let sum = total.get_or_insert_default();
+            (sum.loss, sum.rtn) = (sum.loss + loss, sum.rtn + rtn);
+            let key = Key::of(layer);
+            let unit = units.entry(key.id()).or_insert_with(|| Unit::empty(layer));
+            unit.add(layer, loss, rtn, shapes);
+        }
+        let mut units: Vec<Unit<'a>> = units.into_values().collect();
+        let all = total.map_or(0.0, |total| total.loss);
+        for unit in &mut units {
+            let share = unit.loss / all;
+            unit.share = if share.is_finite() { share } else { 0.0 };
+            unit.ratio = ratio(unit.loss, unit.rtn);
+            unit.call();
+            unit.helps = unit.changes(format);
+        }
+        units.sort_by(|a, b| b.loss.total_cmp(&a.loss).then_with(|| a.name.cmp(&b.name)));
+        Self { total, units }
+    }
+
+    /// The first change of each of the first `n` units in one `--dynamic`, and the share of the
+    /// total loss that is expected to stay.
+    pub(crate) fn together(&self, n: usize) -> Option<(Value, f64)> {
+        let firsts = self.units.iter().take(n).filter_map(|u| Some((u.share, u.helps.first()?)));
+        let (mut rules, mut stays) = (Vec::new(), 1.0);
+        for (share, help) in firsts {
+            stays -= share * (1.0 - help.leaves);
+            rules.extend(help.rule.as_object().cloned().unwrap_or_default());
+        }
+        // Single modules first: compressed-tensors has no other order.
+        rules.sort_by_key(|(rule, _)| (rule.contains('(') || !rule.ends_with('$'), rule.clone()));
+        (!rules.is_empty()).then_some((rules.into_iter().collect(), stays))
+    }
+}
+
+/// Projections that servers hold in one matrix.
+const FUSED: &[&[&str]] =
+    &[&["q_proj", "k_proj", "v_proj"], &["gate_proj", "up_proj"], &["w1", "w3"]];
+
+/// What the linears of a unit have in common.
+enum Key<'a> {
+    /// The name up to an expert's number.
+    Experts(&'a str),
+    /// The name up to its last part, and the parts it may be.
+    Fused(&'a str, usize),
+    Alone(&'a str),
+}
+
+impl<'a> Key<'a> {
+    fn of(layer: &'a LayerReport) -> Self {
+        let name = layer.name.as_str();
+        if let Some(expert) = Place::of(name).expert
+            && let Some((prefix, _)) = name.rsplit_once(&format!(".{expert}."))
+        {
+            return Key::Experts(prefix);
+        }
+        let Some((prefix, last)) = name.rsplit_once('.') else { return Key::Alone(name) };
+        match FUSED.iter().position(|set| set.contains(&last)) {
+            Some(set) => Key::Fused(prefix, set),
+            None => Key::Alone(name),
+        }
+    }
+
+    fn id(&self) -> String {
+        match self {
+            Key::Experts(prefix) => format!("{prefix}.*"),
+            Key::Fused(prefix, set) => format!("{prefix}.{set}*"),
+            Key::Alone(name) => (*name).to_owned(),
+        }
+    }
+}
+
+impl<'a> Unit<'a> {
+    fn empty(layer: &LayerReport) -> Self {
+        Self {
+            name: String::new(),
+            layers: Vec::new(),
+            bits: layer.bits,
+            group_size: layer.group_size,
+            loss: 0.0,
+            ratio: None,
+            share: 0.0,
+            helps: Vec::new(),
+            rtn: 0.0,
+            weights: Some(0),
+            columns: Some(0),
+            pattern: String::new(),
+        }
+    }
+
+    fn add(&mut self, layer: &'a LayerReport, loss: f64, rtn: f64, shapes: &Shapes) {
+        self.layers.push(&layer.name);
+        // The weakest of its linears is what a change must better.
+        self.bits = self.bits.min(layer.bits);
+        self.loss += loss;
+        self.rtn += rtn;
+        let shape = shapes.get(&layer.name);
+        let size = shape.map(|(rows, columns)| *rows as u64 * *columns as u64);
+        self.weights = self.weights.zip(size).map(|(sum, size)| sum.saturating_add(size));
+        self.columns = self.columns.zip(shape).map(|(widest, (_, n))| widest.max(*n));
+    }
+
+    /// Gives it a name and the pattern that finds it and nothing else.
+    fn call(&mut self) {
+        let Some(&first) = self.layers.first() else { return };
+        let layer = LayerReport { name: first.to_owned(), ..LayerReport::default() };
+        (self.name, self.pattern) = match Key::of(&layer) {
+            Key::Experts(prefix) => (
+                format!("{prefix}: {} linears of experts", self.layers.len()),
+                format!(r"{}\.", escaped(prefix)),
+            ),
+            Key::Fused(prefix, _) if self.layers.len() > 1 => {
+                let last = |name: &&'a str| name.rsplit('.').next().unwrap_or(name);
+                let parts: Vec<&str> = self.layers.iter().map(last).collect();
+                let (words, choice) = (parts.join(", "), parts.join("|"));
+                (format!("{prefix}: {words}"), format!(r"{}\.({choice})$", escaped(prefix)))
+            }
+            _ => (first.to_owned(), format!("{}$", escaped(first))),
+        };
+    }
+
+    /// What would help, the strongest that stays packed first.
+    fn changes(&self, format: &str) -> Vec<Help> {
+        let mut out = Vec::new();
+        let (bits, group) = (self.bits, self.group_size);
+        let widths: &[u32] = match format {
+            // One scheme for all layers of a folder.
+            "awq" => &[],
+            "marlin" | "compressed-tensors" => &[4, 8],
+            _ => &[2, 3, 4, 8],
+        };
+        let per_group = |bits: u32, group: f64| f64::from(16 + bits) / group;
+        let bytes = |bits: f64| self.weights.map(|weights| (weights as f64 * bits / 8.0) as u64);
+        if let Some(more) = widths.iter().find(|width| **width > bits) {
+            out.push(Help {
+                change: format!("{more} bits"),
+                leaves: 0.25_f64.powi((more - bits) as i32),
+                extra_bytes: bytes(f64::from(more - bits)),
+                rule: json!({ self.pattern.as_str(): {"bits": more} }),
+            });
+        }
+        // Whole rows are groups as wide as the matrix.
+        let wide = if group == -1 { self.columns.unwrap_or(0) as f64 } else { group as f64 };
+        let smaller = if group == -1 { 128 } else { 32 };
+        if wide > f64::from(smaller) && !widths.is_empty() {
+            let more = per_group(bits, f64::from(smaller)) - per_group(bits, wide);
+            out.push(Help {
+                change: format!("groups of {smaller}"),
+                leaves: f64::from(smaller).ln() / wide.ln(),
+                extra_bytes: bytes(more),
+                rule: json!({ self.pattern.as_str(): {"group_size": smaller} }),
+            });
+        }
+        let packed = f64::from(bits) + if wide > 0.0 { per_group(bits, wide) } else { 0.0 };
+        // A list of names is all that AWQ's config holds.
+        let names = || self.layers.iter().map(|name| format!("-:{}$", escaped(name)));
+        let patterns = || std::iter::once(format!("-:{}", self.pattern));
+        let skips: Vec<String> =
+            if widths.is_empty() { names().collect() } else { patterns().collect() };
+        out.push(Help {
+            change: "left dense".into(),
+            leaves: 0.0,
+            extra_bytes: bytes((16.0 - packed).max(0.0)),
+            rule: skips.into_iter().map(|rule| (rule, json!({}))).collect(),
+        });
+        out
+    }
+}
+
+/// A regular expression for just this text.
+fn escaped(text: &str) -> String {
+    let escaped = |c| [r"\.+*?()|[]{}^$".contains(c).then_some('\\'), Some(c)];
+    text.chars().flat_map(|c| escaped(c).into_iter().flatten()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use gptq_pack::{DynamicRules, Resolved};
+
+    use super::*;
+
+    fn report() -> Report {
+        let layer = |name: &str, loss: f64| LayerReport {
+            name: name.into(),
+            bits: 4,
+            group_size: 128,
+            loss: Some(loss),
+            rtn_loss: Some(2.0 * loss),
+            ..LayerReport::default()
+        };
+        let names = [
+            ("model.layers.1.self_attn.q_proj", 1.0),
+            ("model.layers.1.self_attn.k_proj", 2.0),
+            ("model.layers.1.self_attn.o_proj", 4.0),
+            ("model.layers.10.self_attn.o_proj", 1.0),
+            ("model.layers.1.mlp.experts.0.up_proj", 3.0),
+            ("model.layers.1.mlp.experts.11.up_proj", 4.0),
+            ("m$(x).layers.1.w*", 0.5),
+            ("lm_head", 0.25),
+        ];
+        let layers = names.iter().map(|(name, loss)| layer(name, *loss)).collect();
+        Report { layers, settings: json!({"format": "gptq"}), ..Report::default() }
+    }
+
+    #[test]
+    fn units_are_ranked_by_their_share_and_every_rule_finds_its_linears_and_no_others() {
+        let report = report();
+        let advice = Advice::new(&report, &Shapes::new());
+        assert!((advice.units.iter().map(|unit| unit.share).sum::<f64>() - 1.0).abs() < 1e-12);
+        assert_eq!(advice.units[0].name, "model.layers.1.mlp.experts: 2 linears of experts");
+        assert_eq!(advice.units[2].name, "model.layers.1.self_attn: q_proj, k_proj");
+        for unit in &advice.units {
+            for help in &unit.helps {
+                let rules = DynamicRules::from_json(&help.rule).unwrap();
+                for layer in &report.layers {
+                    let found = rules.resolve(&layer.name).unwrap() != Resolved::Default;
+                    let meant = unit.layers.contains(&layer.name.as_str());
+                    assert_eq!(found, meant, "{} {}", help.rule, layer.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_bit_is_a_quarter_and_a_smaller_group_goes_by_its_logarithm() {
+        let report = report();
+        let shapes = Shapes::from([("lm_head".into(), (64, 128))]);
+        let advice = Advice::new(&report, &shapes);
+        let head = advice.units.iter().find(|unit| unit.name == "lm_head").unwrap();
+        let found: Vec<(&str, f64, Option<u64>)> =
+            head.helps.iter().map(|h| (h.change.as_str(), h.leaves, h.extra_bytes)).collect();
+        // 8192 weights: 4 bits more each; 3 groups of 20 bits more per 128; 16 − 4 − 20/128 bits.
+        let expected = [
+            ("8 bits", 1.0 / 256.0, Some(4096)),
+            ("groups of 32", 5.0 / 7.0, Some(480)),
+            ("left dense", 0.0, Some(12128)),
+        ];
+        for (found, expected) in found.iter().zip(expected) {
+            assert_eq!((found.0, found.2), (expected.0, expected.2));
+            assert!((found.1 - expected.1).abs() < 1e-12);
+        }
+        let (rules, stays) = advice.together(1).unwrap();
+        assert_eq!(rules, advice.units[0].helps[0].rule);
+        assert!((stays - (1.0 - 7.0 / 15.75 * 255.0 / 256.0)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn without_losses_there_is_nothing_to_rank() {
+        let mut report = report();
+        report.layers.iter_mut().for_each(|layer| layer.loss = None);
+        let advice = Advice::new(&report, &Shapes::new());
+        assert!(advice.total.is_none() && advice.units.is_empty());
+        assert!(advice.together(3).is_none());
+    }
+}
