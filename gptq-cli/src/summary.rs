@@ -5,7 +5,11 @@ use std::path::Path;
 use gptq_models::Report;
 use serde_json::{Value, json};
 
-use crate::{failure::Failure, terminal};
+use crate::{
+    failure::Failure,
+    report::advice::{Advice, Shapes, Unit},
+    terminal,
+};
 
 /// Losses summed over all layers that were solved, if any were.
 fn losses(report: &Report) -> Option<(f64, f64)> {
@@ -15,6 +19,9 @@ fn losses(report: &Report) -> Option<(f64, f64)> {
 
 /// Linears named one by one before a summary says how many more there are.
 const NAMED: usize = 10;
+
+/// Largest losses that a summary names.
+const WORST: usize = 3;
 
 /// Whether the run kept to `--max-fallback`.
 pub(crate) fn check_fallbacks(report: &Report, max: usize, out: &Path) -> Result<(), Failure> {
@@ -72,6 +79,18 @@ fn experts(report: &Report) -> Option<(usize, u64, u64)> {
     Some((sent.len(), *sent.first()?, sent[sent.len() / 2]))
 }
 
+/// A line about one of the largest losses.
+fn largest(unit: &Unit<'_>) -> String {
+    let help = unit.helps.first().map_or(String::new(), |help| {
+        format!(
+            "; {} would take {:.1}% off it",
+            help.change,
+            100.0 * unit.share * (1.0 - help.leaves)
+        )
+    });
+    format!("  {}  {:.1}% of the total{help}\n", unit.name, 100.0 * unit.share)
+}
+
 pub(crate) fn to_text(report: &Report, out: &Path) -> String {
     let c = report.coverage;
     let mut text = format!(
@@ -90,6 +109,11 @@ pub(crate) fn to_text(report: &Report, out: &Path) -> String {
             "{count} linears of experts; the router sent them {median} tokens in the median, {fewest} \
              at least\n"
         );
+    }
+    let advice = Advice::new(report, &Shapes::new());
+    if advice.units.len() > WORST {
+        text += "largest losses, and what is expected to help (gptq report has rules for it):\n";
+        text.extend(advice.units.iter().take(WORST).map(largest));
     }
     let fallbacks: Vec<&str> = report.fallbacks().map(|(name, _)| name).collect();
     if !fallbacks.is_empty() {

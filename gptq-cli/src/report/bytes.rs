@@ -87,7 +87,7 @@ fn stack(name: &str, bytes: u64, widest: u64, parts: &[Part]) -> Markup {
 
 fn table(parts: &[Part], all: u64) -> Markup {
     html! {
-        div.scroll { table {
+        div.scroll { table.compact {
             thead { tr { th { "What" } th.n { "Bytes" } th.n { "Size" } th.n { "Share" } } }
             tbody {
                 @for (at, part) in parts.iter().enumerate() {

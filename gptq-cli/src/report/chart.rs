@@ -8,7 +8,10 @@ const LETTER: f64 = 7.0;
 const AROUND: f64 = 14.0;
 
 /// The longest label that is written out.
-const LONGEST: usize = 20;
+const LONGEST: usize = 23;
+
+/// Letters below a plot on a narrow page, gaps included.
+const LETTERS: usize = 36;
 
 /// A plot's frame.
 pub(super) struct Frame<'a> {
@@ -82,10 +85,12 @@ pub(super) fn percent(share: f64) -> String {
     format!("{:.2}%", 100.0 * share)
 }
 
-/// At most ten of `n` labels, evenly chosen, the first among them.
+/// As many of the labels, evenly chosen, as a narrow page has room for, the first among them.
 pub(super) fn thinned(labels: Vec<(f64, String)>) -> Vec<(f64, String)> {
+    let longest = labels.iter().map(|(_, label)| fitted(label).chars().count()).max().unwrap_or(0);
+    let most = (LETTERS / (longest + 1)).clamp(1, 12);
     let steps = [1, 2, 5, 10, 20, 50, 100, 200, 500];
-    let step = steps.into_iter().find(|step| labels.len().div_ceil(*step) <= 10);
+    let step = steps.into_iter().find(|step| labels.len().div_ceil(*step) <= most);
     labels.into_iter().step_by(step.unwrap_or(1000)).collect()
 }
 
@@ -171,7 +176,7 @@ pub(super) fn series(index: usize) -> String {
 }
 
 /// Colours before they repeat.
-pub(super) const SERIES: usize = 8;
+pub(super) const SERIES: usize = 10;
 
 #[cfg(test)]
 mod tests {
@@ -200,10 +205,12 @@ mod tests {
     }
 
     #[test]
-    fn at_most_ten_labels_are_left() {
-        for n in [1, 10, 11, 80, 5000] {
+    fn few_labels_are_left_and_fewer_of_long_ones() {
+        for (n, most) in [(1, 1), (10, 12), (12, 12), (80, 12), (5000, 7)] {
             let labels = (0..n).map(|at| (0.0, at.to_string())).collect();
-            assert!((1..=10).contains(&thinned(labels).len()));
+            assert!((1..=most).contains(&thinned(labels).len()), "{n}");
         }
+        let long = (0..9).map(|at| (0.0, format!("encoder.layers.{at}"))).collect();
+        assert!(thinned(long).len() <= 2);
     }
 }

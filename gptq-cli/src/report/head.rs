@@ -24,7 +24,7 @@ pub(super) fn header(source: &Source, advice: &Advice<'_>) -> Markup {
                     a href="#unusual" { "which, and why" } "."
                 }
             }
-            div.tiles { @for tile in tiles(source, advice) { (tile) } }
+            div.facts { @for fact in facts(source, advice) { (fact) } }
             @if !report.notices.is_empty() {
                 h2 { "What to know before serving it" }
                 ul.notices { @for notice in &report.notices { li { (notice) } } }
@@ -33,10 +33,10 @@ pub(super) fn header(source: &Source, advice: &Advice<'_>) -> Markup {
     }
 }
 
-fn tile(name: &str, value: &str, below: &str) -> Markup {
+fn fact(name: &str, value: &str, below: &str) -> Markup {
     let class = if value == UNKNOWN { "value unknown" } else { "value" };
     html! {
-        div.tile {
+        div.fact {
             span.name { (name) }
             span class=(class) { (value) }
             span.below { (below) }
@@ -44,7 +44,7 @@ fn tile(name: &str, value: &str, below: &str) -> Markup {
     }
 }
 
-fn tiles(source: &Source, advice: &Advice<'_>) -> Vec<Markup> {
+fn facts(source: &Source, advice: &Advice<'_>) -> Vec<Markup> {
     let report = &source.report;
     let known = |value: Option<String>| value.unwrap_or_else(|| UNKNOWN.to_owned());
     let loss = advice.total.and_then(|t| Some((t, ratio(t.loss, t.rtn)?)));
@@ -66,7 +66,7 @@ fn tiles(source: &Source, advice: &Advice<'_>) -> Vec<Markup> {
         (all > 0.0).then(|| format!("{:.2}", 8.0 * sizes.bytes as f64 / all))
     });
     let packed = packed.map_or(String::new(), |bits| {
-        format!("{bits:.2} in packed layers, scales and zero points included")
+        format!("on average; {bits:.2} in packed layers, scales and zero points included")
     });
     let c = report.coverage;
     let covered = (c.expected > 0).then(|| number::percent(c.quantized as f64 / c.expected as f64));
@@ -83,12 +83,12 @@ fn tiles(source: &Source, advice: &Advice<'_>) -> Vec<Markup> {
     let peak = report.memory.peak_bytes.map(terminal::bytes);
     let layers = number::of(report.layers.len(), "layer", "layers");
     vec![
-        tile("Loss, rounding = 100%", &known(loss.map(|(_, r)| number::percent(r))), &losses),
-        tile("Smaller", &known(sizes), &sizes_below),
-        tile("Bits per weight, on average", &known(average), &packed),
-        tile("Quantized", &known(covered), &covered_below),
-        tile("Time", &known(seconds), &layers),
-        tile("Peak memory", &known(peak), &report.computed),
+        fact("Loss, rounding = 100%", &known(loss.map(|(_, r)| number::percent(r))), &losses),
+        fact("Smaller", &known(sizes), &sizes_below),
+        fact("Bits per weight", &known(average), &packed),
+        fact("Quantized", &known(covered), &covered_below),
+        fact("Time", &known(seconds), &layers),
+        fact("Peak memory", &known(peak), &report.computed),
     ]
 }
 
@@ -113,7 +113,7 @@ fn settings(settings: &Value) -> String {
         None => {}
     }
     let mut choice = |value: &Value, yes: &str, no: &str| match value.as_bool() {
-        Some(true) => parts.push(yes.into()),
+        Some(true) if !yes.is_empty() => parts.push(yes.into()),
         Some(false) if !no.is_empty() => parts.push(no.into()),
         _ => {}
     };

@@ -184,7 +184,12 @@ fn table(rows: &[&Map<String, Value>]) -> Markup {
     }
     html! {
         div.scroll { table {
-            thead { tr { @for key in &keys { th { (words(key)) } } } }
+            thead { tr {
+                @for key in &keys {
+                    @let number = rows.iter().filter_map(|row| row.get(*key)).all(Value::is_number);
+                    th.n[number] { (words(key)) }
+                }
+            } }
             tbody {
                 @for row in rows.iter().take(LONGEST) {
                     tr {

@@ -235,10 +235,10 @@ fn maps(grid: &Grid) -> Markup {
     let (low, high) = all()
         .filter(|loss| *loss > 0.0 && loss.is_finite())
         .fold((f64::MAX, f64::MIN_POSITIVE), |(low, high), loss| (low.min(loss), high.max(loss)));
-    let span = (high / low).ln();
+    let span = high.ln() - low.ln();
     let by_loss = |cell: &Cell| match cell.loss {
         Some(loss) if loss > 0.0 => {
-            let at = if span > 0.0 { (loss / low).ln() / span } else { 0.5 };
+            let at = if span > 0.0 { (loss.ln() - low.ln()) / span } else { 0.5 };
             (Fill::Scale(at), number::short(loss))
         }
         _ => (Fill::Unknown, "0".into()),

@@ -21,7 +21,8 @@ pub(super) fn plain(x: f64) -> String {
 /// A share as `12.3%`.
 pub(super) fn percent(share: f64) -> String {
     match 100.0 * share {
-        p if p != 0.0 && p.abs() < 0.1 => format!("{}%", plain(p)),
+        p if p > 0.0 && p < 0.01 => "<0.01%".to_owned(),
+        p if p > 0.0 && p < 0.1 => format!("{p:.2}%"),
         p if p.abs() < 100.0 => format!("{p:.1}%"),
         p if p.abs() < 1e4 => format!("{p:.0}%"),
         p => format!("{}%", plain(p)),
@@ -67,6 +68,7 @@ pub(super) fn duration(seconds: f64) -> String {
         s if s < 1.0 => format!("{} ms", plain(1000.0 * s)),
         s if s < 60.0 => format!("{s:.1} s"),
         s if s < 3600.0 => format!("{}:{:02} min", whole / 60, whole % 60),
+        s if s >= 1e7 => format!("{} s", plain(s)),
         _ => format!("{}:{:02}:{:02} h", whole / 3600, whole / 60 % 60, whole % 60),
     }
 }

@@ -107,9 +107,10 @@ impl Grid {
             });
             add(&mut cells[at], layer);
         }
+        let (stack_at, short_stacks) = (index(&stacks), short(&stacks));
         let block = |(stack, block): &(&str, u64)| match stacks.len() {
             0 | 1 => block.to_string(),
-            _ => format!("{stack}.{block}"),
+            _ => format!("{}.{block}", short_stacks[stack_at[stack]]),
         };
         Self {
             columns: blocks.iter().map(block).chain(loose.iter().map(|k| last(k))).collect(),
@@ -153,8 +154,11 @@ fn short(names: &[&str]) -> Vec<String> {
     };
     let longest = names.iter().map(|name| name.split('.').count()).max().unwrap_or(0);
     let one = |name: &&str| {
+        // What there is a number of belongs to the number.
         let alone = |parts: &usize| {
-            names.iter().filter(|other| tail(other, *parts) == tail(name, *parts)).count() == 1
+            let this = tail(name, *parts);
+            let alone = names.iter().filter(|other| tail(other, *parts) == this).count() == 1;
+            alone && !this.starts_with('*')
         };
         tail(name, (1..=longest).find(alone).unwrap_or(longest))
     };
@@ -177,6 +181,6 @@ mod tests {
     #[test]
     fn kinds_are_as_short_as_they_can_be_told_apart() {
         let names = ["self_attn.q_proj", "mlp.experts.*.up_proj", "mlp.shared_expert.up_proj"];
-        assert_eq!(short(&names), ["q_proj", "*.up_proj", "shared_expert.up_proj"]);
+        assert_eq!(short(&names), ["q_proj", "experts.*.up_proj", "shared_expert.up_proj"]);
     }
 }

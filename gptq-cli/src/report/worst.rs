@@ -60,7 +60,7 @@ fn row(at: usize, unit: &Unit<'_>) -> Markup {
     };
     html! {
         tr {
-            td.n { (at + 1) }
+            td.n.rank { (at + 1) }
             td.text {
                 code { (unit.name) }
                 div.faint { "loss " (number::plain(unit.loss)) " at " (unit.bits) " bits, " (group) }
@@ -68,8 +68,8 @@ fn row(at: usize, unit: &Unit<'_>) -> Markup {
                     div.faint { "Hardly better than rounding: more calibration text may help too." }
                 }
             }
-            td.n { (number::percent(unit.share)) }
-            td.n { (unit.ratio.map_or("–".to_owned(), number::percent)) }
+            td.n data-label="Share of total" { (number::percent(unit.share)) }
+            td.n data-label="Of rounding’s" { (unit.ratio.map_or("–".to_owned(), number::percent)) }
             td.helps {
                 @for (at, help) in unit.helps.iter().enumerate() {
                     div { (expected(unit, help)) }

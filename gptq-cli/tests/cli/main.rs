@@ -11,6 +11,7 @@ mod failures;
 mod fallback;
 mod logits;
 mod quantize;
+mod report;
 mod solve_layer;
 mod usage;
 
