@@ -24,23 +24,21 @@ pub(super) fn section(source: &Source, grid: &Grid) -> Markup {
     let all: u64 = parts.iter().map(|part| part.bytes).sum();
     let widest = report.source_bytes.max(report.output_bytes).max(all);
     html! {
-        section id="bytes" {
-            h2 { "Bits and bytes" }
-            @if widest == 0 {
-                p.none { "Sizes: " (UNKNOWN) "." }
-            } @else {
-                (stack("source", report.source_bytes, widest, &[]))
-                (stack("result", report.output_bytes.max(all), widest, &parts))
-            }
-            @match &source.sizes {
-                Err(problem) => p.note {
-                    "The tensors beside the report could not be read, so what the bytes hold is "
-                    (UNKNOWN) ": " (problem)
-                },
-                Ok(_) => (table(&parts, all)),
-            }
-            (widths(source, grid))
+        h2 { "Bits and bytes" }
+        @if widest == 0 {
+            p.none { "Sizes: " (UNKNOWN) "." }
+        } @else {
+            (stack("source", report.source_bytes, widest, &[]))
+            (stack("result", report.output_bytes.max(all), widest, &parts))
         }
+        @match &source.sizes {
+            Err(problem) => p.note {
+                "The tensors beside the report could not be read, so what the bytes hold is "
+                (UNKNOWN) ": " (problem)
+            },
+            Ok(_) => (table(&parts, all)),
+        }
+        (widths(source, grid))
     }
 }
 
@@ -120,6 +118,9 @@ fn widths(source: &Source, grid: &Grid) -> Markup {
     let named = |scheme: &(u32, i64)| {
         let n = layers.iter().filter(|l| (l.bits, l.group_size) == *scheme).count();
         let (bits, group) = scheme;
+        if *bits == 0 {
+            return format!("{UNKNOWN}: {}", number::of(n, "layer", "layers"));
+        }
         let group = match group {
             -1 => "whole rows".to_owned(),
             _ => format!("groups of {group}"),
@@ -139,7 +140,7 @@ fn widths(source: &Source, grid: &Grid) -> Markup {
         h3 { "Bits per layer" }
         @match &schemes[..] {
             [] => p.none { "No layer was quantized." },
-            [one] => p { "All alike: " (named(one)) "." },
+            [one] => p { "All alike, " (named(one)) "." },
             several => ul { @for scheme in several { li { (named(scheme)) } } },
         }
         @if widths.len() > 1 {

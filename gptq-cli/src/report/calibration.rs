@@ -9,14 +9,12 @@ pub(super) fn section(source: &Source) -> Markup {
     let report = &source.report;
     let rounded = report.settings["method"] == "rtn";
     html! {
-        section id="calibration" {
-            h2 { "Calibration" }
-            @match &report.calibration {
-                Value::Object(fields) if !fields.is_empty() => (json::record("calibration", fields)),
-                Value::Null if rounded => p { "None: rounding needs no text." },
-                Value::Null => p.none { "Calibration: " (UNKNOWN) "." },
-                other => p { (other.to_string()) },
-            }
+        h2 { "Calibration" }
+        @match &report.calibration {
+            Value::Object(fields) if !fields.is_empty() => (json::record("calibration", fields)),
+            Value::Null if rounded => p { "None: rounding needs no text." },
+            Value::Null => p.none { "Calibration: " (UNKNOWN) "." },
+            other => p { (other.to_string()) },
         }
     }
 }
@@ -25,10 +23,8 @@ pub(super) fn section(source: &Source) -> Markup {
 pub(super) fn others(source: &Source) -> Markup {
     html! {
         @if !source.others.is_empty() {
-            section id="others" {
-                h2 { "Also in the report" }
-                (json::record("others", &source.others))
-            }
+            h2 { "Also in the report" }
+            (json::record("others", &source.others))
         }
     }
 }

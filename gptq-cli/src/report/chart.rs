@@ -43,7 +43,7 @@ impl Frame<'_> {
         );
         let (title, description) = (format!("{}-title", self.id), format!("{}-desc", self.id));
         html! {
-            div.plot {
+            div.plot.tight[self.below.is_empty()] {
                 svg.chart role="img" aria-labelledby=(format!("{title} {description}")) style=(style) {
                     title id=(title) { (self.title) }
                     desc id=(description) { (self.description) }
@@ -63,7 +63,9 @@ impl Frame<'_> {
                             (fitted(label))
                         }
                     }
-                    text.below x="50%" y="100%" dy="35" text-anchor="middle" { (self.below) }
+                    @if !self.below.is_empty() {
+                        text.below x="50%" y="100%" dy="35" text-anchor="middle" { (self.below) }
+                    }
                 }
             }
         }

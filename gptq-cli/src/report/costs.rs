@@ -13,12 +13,10 @@ use crate::terminal;
 
 pub(super) fn section(report: &Report, grid: &Grid) -> Markup {
     html! {
-        section id="costs" {
-            h2 { "Time and memory" }
-            (time(report, grid))
-            h3 { "Memory" }
-            (memory(&report.memory))
-        }
+        h2 { "Time and memory" }
+        (time(report, grid))
+        h3 { "Memory" }
+        (memory(&report.memory))
     }
 }
 
@@ -39,7 +37,7 @@ fn time(report: &Report, grid: &Grid) -> Markup {
         title: "Seconds per block",
         description: &format!("One bar per block; the longest is {}.", number::duration(longest)),
         height: 160.0,
-        rows: axis.iter().map(|tick| (tick / top, number::duration(*tick))).collect(),
+        rows: axis.iter().map(|tick| (tick / top, format!("{} s", number::plain(*tick)))).collect(),
         columns: thinned(grid.columns.iter().enumerate().map(label).collect()),
         below: "block",
         lines: true,
@@ -52,7 +50,8 @@ fn time(report: &Report, grid: &Grid) -> Markup {
             @if whole > sum {
                 ", " (number::duration(whole - sum)) " before and after (reading, writing, hashing)"
             }
-            ", on " (if report.computed.is_empty() { UNKNOWN } else { &report.computed }) "."
+            @if !report.computed.is_empty() { ", in " (report.computed) }
+            "."
         }
         (frame.around(&html! {
             @for (at, s) in seconds.iter().enumerate() {

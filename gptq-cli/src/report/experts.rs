@@ -45,24 +45,22 @@ pub(super) fn section(layers: &[LayerReport]) -> Markup {
         })
     });
     html! {
-        section id="experts" {
-            h2 { "Tokens per expert" }
-            p.how {
-                "Tokens of the calibration text that the router sent each expert. Those that saw too "
-                "few were not solved; more or more varied text, or " code { "--moe all" } ", feeds them."
-            }
-            (Map {
-                id: "map-experts",
-                title: "Tokens by block and expert",
-                description: "Rows are blocks, columns experts; lighter is more.",
-                rows: &names,
-                columns: &columns,
-                below: "expert",
-                tiles: tiles.collect(),
-            }.draw())
-            (legend("0", &format!("{} tokens", number::count(most)), &[(Fill::Bad, "starved: fell back")]))
-            (table(&blocks))
+        h2 { "Tokens per expert" }
+        p.how {
+            "Tokens of the calibration text that the router sent each expert. Those that saw too "
+            "few were not solved; more or more varied text, or " code { "--moe all" } ", feeds them."
         }
+        (Map {
+            id: "map-experts",
+            title: "Tokens by block and expert",
+            description: "Rows are blocks, columns experts; lighter is more.",
+            rows: &names,
+            columns: &columns,
+            below: "expert",
+            tiles: tiles.collect(),
+        }.draw())
+        (legend("0", &format!("{} tokens", number::count(most)), &[(Fill::Bad, "starved: fell back")]))
+        (table(&blocks))
     }
 }
 

@@ -9,17 +9,15 @@ use super::{head::UNKNOWN, number};
 
 pub(super) fn section(report: &Report) -> Markup {
     html! {
-        section id="hashes" {
-            h2 { "Files and hashes" }
-            p.how { code { "gptq verify DIR --source MODEL" } " compares all of them." }
-            (list("Source", &report.source))
-            (list("Result: files, and headers of weight files", &report.files))
-            (list("Result: tensors", &report.sha256))
-            (fates(report))
-            p.faint {
-                "Seal of the report: "
-                @if report.seal.is_empty() { (UNKNOWN) } @else { code.hash { (report.seal) } }
-            }
+        h2 { "Files and hashes" }
+        p.how { code { "gptq verify DIR --source MODEL" } " compares all of them." }
+        (list("Source", &report.source))
+        (list("Result: files, and headers of weight files", &report.files))
+        (list("Result: tensors", &report.sha256))
+        (fates(report))
+        p.faint {
+            "Seal of the report: "
+            @if report.seal.is_empty() { (UNKNOWN) } @else { code.hash { (report.seal) } }
         }
     }
 }

@@ -119,7 +119,9 @@ fn settings(settings: &Value) -> String {
     };
     choice(&config["sym"], "symmetric", "asymmetric");
     choice(&config["desc_act"], "activation order (desc_act)", "");
-    choice(&meta["act_group_aware"], "activation order inside groups", "");
+    if settings["method"] != "rtn" {
+        choice(&meta["act_group_aware"], "activation order inside groups", "");
+    }
     choice(&config["static_groups"], "static groups", "");
     choice(&config["true_sequential"], "", "blocks solved from one pass");
     choice(&config["lm_head"], "output head too", "");

@@ -183,7 +183,7 @@ fn table(rows: &[&Map<String, Value>]) -> Markup {
         }
     }
     html! {
-        div.scroll { table {
+        div.scroll { table.compact {
             thead { tr {
                 @for key in &keys {
                     @let number = rows.iter().filter_map(|row| row.get(*key)).all(Value::is_number);

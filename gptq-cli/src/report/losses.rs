@@ -15,30 +15,27 @@ const MOST: f64 = 2.0;
 pub(super) fn section(grid: &Grid) -> Markup {
     let solved = grid.cells.iter().filter(|cell| cell.loss.is_some()).count();
     html! {
-        section id="losses" {
-            h2 { "Loss per layer, against rounding" }
-            @if solved == 0 {
-                p.none {
-                    "No losses were recorded: a linear that is rounded without calibration has none. "
-                    "Run " code { "gptq quantize --method gptq" } " with " code { "--calib" }
-                    " to have them."
-                }
-            } @else {
-                p.how {
-                    "The loss of a linear is " code { "½ tr((W − Q) H (W − Q)ᵀ)" }
-                    " with " code { "H = 2/tokens · XᵀX" }
-                    ": the squared error of its outputs on the calibration text. Rounding to the "
-                    "nearest code is 100%; less is better. Experts of a block are summed."
-                }
-                h3 { "What is left of rounding’s loss" }
-                (ratios(grid))
-                (kinds(grid))
-                h3 { "Loss itself, and rounding’s above it" }
-                (losses(grid))
-                (kinds(grid))
+        h2 { "Loss per layer, against rounding" }
+        @if solved == 0 {
+            p.none {
+                "No losses were recorded: a linear that is rounded without calibration has none. "
+                "Run " code { "gptq quantize --method gptq" } " with " code { "--calib" }
+                " to have them."
             }
+        } @else {
+            p.how {
+                "The loss of a linear is " code { "½ tr((W − Q) H (W − Q)ᵀ)" }
+                " with " code { "H = 2/tokens · XᵀX" }
+                ": the squared error of its outputs on the calibration text. Rounding to the "
+                "nearest code is 100%; less is better. Experts of a block are summed."
+            }
+            h3 { "What is left of rounding’s loss" }
+            (ratios(grid))
+            (kinds(grid))
+            h3 { "Loss itself, and rounding’s above it" }
+            (losses(grid))
+            (kinds(grid))
         }
-        @if solved > 0 { (maps(grid)) }
     }
 }
 
@@ -209,8 +206,11 @@ fn kinds(grid: &Grid) -> Markup {
     }
 }
 
-/// Two maps of projections by blocks.
-fn maps(grid: &Grid) -> Markup {
+/// Two maps of projections by blocks; nothing without losses.
+pub(super) fn depth(grid: &Grid) -> Markup {
+    if grid.cells.iter().all(|cell| cell.loss.is_none()) {
+        return html! {};
+    }
     let map = |id, title, description, fill: &dyn Fn(&Cell) -> (Fill, String)| {
         let tiles = grid.cells.iter().map(|cell| {
             let (fill, number) = match (cell.loss, cell.fallbacks) {
@@ -253,18 +253,16 @@ fn maps(grid: &Grid) -> Markup {
         ratio_others.push((Fill::Bad, "worse than rounding"));
     }
     html! {
-        section id="depth" {
-            h2 { "By projection and depth" }
-            h3 { "What is left of rounding’s loss" }
-            (map("map-ratio", "Share of rounding’s loss by projection and block",
-                "Rows are projections, columns blocks; lighter is more.", &by_ratio))
-            (legend("0%", &number::percent(top), &ratio_others))
-            @if high >= low {
-                h3 { "Loss itself (logarithmic)" }
-                (map("map-loss", "Loss by projection and block",
-                    "Rows are projections, columns blocks; lighter is more.", &by_loss))
-                (legend(&number::plain(low), &number::plain(high), &others))
-            }
+        h2 { "By projection and depth" }
+        h3 { "What is left of rounding’s loss" }
+        (map("map-ratio", "Share of rounding’s loss by projection and block",
+            "Rows are projections, columns blocks; lighter is more.", &by_ratio))
+        (legend("0%", &number::percent(top), &ratio_others))
+        @if high >= low {
+            h3 { "Loss itself (logarithmic)" }
+            (map("map-loss", "Loss by projection and block",
+                "Rows are projections, columns blocks; lighter is more.", &by_loss))
+            (legend(&number::plain(low), &number::plain(high), &others))
         }
     }
 }

@@ -19,6 +19,7 @@ mod place;
 mod source;
 #[cfg(test)]
 mod tests;
+mod unusual;
 mod worst;
 
 use std::{

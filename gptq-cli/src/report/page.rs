@@ -1,10 +1,10 @@
 //! The page around the sections.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{DOCTYPE, PreEscaped, html};
 
 use super::{
     advice::Advice, bytes, calibration, costs, experts, hashes, head, layers, losses, place::Grid,
-    source::Source, worst,
+    source::Source, unusual, worst,
 };
 
 /// No scripts and no address in it.
@@ -21,6 +21,21 @@ const METAS: &str = "<meta charset=\"utf-8\" />\
 pub(super) fn render(source: &Source, advice: &Advice<'_>) -> String {
     let report = &source.report;
     let grid = Grid::new(&report.layers);
+    let sections = [
+        ("losses", "Losses", losses::section(&grid)),
+        ("depth", "By depth", losses::depth(&grid)),
+        ("worst", "What would help", worst::section(advice)),
+        ("unusual", "Fallbacks", unusual::section(report)),
+        ("bytes", "Bytes", bytes::section(source, &grid)),
+        ("experts", "Experts", experts::section(&report.layers)),
+        ("calibration", "Calibration", calibration::section(source)),
+        ("costs", "Time and memory", costs::section(report, &grid)),
+        ("others", "More", calibration::others(source)),
+        ("layers", "All layers", layers::all(report)),
+        ("hashes", "Hashes", hashes::section(report)),
+    ];
+    // A model without experts has no section about them.
+    let there = || sections.iter().filter(|(_, _, section)| !section.0.is_empty());
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -32,17 +47,10 @@ pub(super) fn render(source: &Source, advice: &Advice<'_>) -> String {
             body {
                 main {
                     (head::header(source, advice))
-                    (contents(source, advice))
-                    (losses::section(&grid))
-                    (worst::section(advice))
-                    (layers::unusual(report))
-                    (bytes::section(source, &grid))
-                    (experts::section(&report.layers))
-                    (calibration::section(source))
-                    (costs::section(report, &grid))
-                    (calibration::others(source))
-                    (layers::all(report))
-                    (hashes::section(report))
+                    nav aria-label="Contents" {
+                        @for (id, name, _) in there() { a href=(format!("#{id}")) { (name) } }
+                    }
+                    @for (id, _, section) in there() { section id=(id) { (section) } }
                 }
                 footer {
                     "Made by " code { "gptq report" } " from " code { "gptq_report.json" }
@@ -52,27 +60,4 @@ pub(super) fn render(source: &Source, advice: &Advice<'_>) -> String {
         }
     };
     page.into_string()
-}
-
-fn contents(source: &Source, advice: &Advice<'_>) -> Markup {
-    let experts = source.report.layers.iter().any(|layer| layer.routed_tokens.is_some());
-    let links = [
-        ("losses", "Losses", true),
-        ("depth", "By depth", advice.total.is_some()),
-        ("worst", "What would help", !advice.units.is_empty()),
-        ("unusual", "Fallbacks", true),
-        ("bytes", "Bytes", true),
-        ("experts", "Experts", experts),
-        ("calibration", "Calibration", true),
-        ("costs", "Time and memory", true),
-        ("layers", "All layers", true),
-        ("hashes", "Hashes", true),
-    ];
-    html! {
-        nav aria-label="Contents" {
-            @for (id, name, _) in links.iter().filter(|link| link.2) {
-                a href=(format!("#{id}")) { (name) }
-            }
-        }
-    }
 }

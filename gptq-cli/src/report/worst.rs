@@ -20,34 +20,32 @@ pub(super) fn section(advice: &Advice<'_>) -> Markup {
     }
     let shown: f64 = advice.units.iter().take(RANKED).map(|unit| unit.share).sum();
     html! {
-        section id="worst" {
-            h2 { "The largest losses, and what would help" }
-            p.how {
-                "Estimates, not measurements: one more bit is expected to divide a loss by about 4, "
-                "and groups of m weights instead of n to leave about ln m / ln n of it. Query, key and "
-                "value, gate and up, and the experts of a block change together, since servers hold "
-                "each of these in one matrix. These " (RANKED.min(advice.units.len())) " of "
-                (advice.units.len()) " make up " (number::percent(shown)) " of the total loss."
-            }
-            div.scroll { table.worst {
-                thead { tr {
-                    th.n { "#" } th { "Linears" } th.n { "Share of total" } th.n { "Of rounding’s" }
-                    th { "Expected to help, and its " code { "--dynamic" } " rule" }
-                } }
-                tbody {
-                    @for (at, unit) in advice.units.iter().take(RANKED).enumerate() { (row(at, unit)) }
-                }
+        h2 { "The largest losses, and what would help" }
+        p.how {
+            "Estimates, not measurements: one more bit is expected to divide a loss by about 4, "
+            "and groups of m weights instead of n to leave about ln m / ln n of it. Query, key and "
+            "value, gate and up, and the experts of a block change together, since servers hold "
+            "each of these in one matrix. These " (RANKED.min(advice.units.len())) " of "
+            (advice.units.len()) " make up " (number::percent(shown)) " of the total loss."
+        }
+        div.scroll { table.worst {
+            thead { tr {
+                th.n { "#" } th { "Linears" } th.n { "Share of total" } th.n { "Of rounding’s" }
+                th { "Expected to help, and its " code { "--dynamic" } " rule" }
             } }
-            @if let Some((rules, stays)) = advice.together(TOGETHER) {
-                p {
-                    "The first " (TOGETHER.min(advice.units.len())) " together, expected to leave about "
-                    strong { (number::percent(stays)) } " of the total loss:"
-                }
-                pre { code { "--dynamic " (quoted(&rules.to_string())) } }
-                p.note {
-                    "The first rule that matches decides: rules of your own for the same linears belong "
-                    "behind these."
-                }
+            tbody {
+                @for (at, unit) in advice.units.iter().take(RANKED).enumerate() { (row(at, unit)) }
+            }
+        } }
+        @if let Some((rules, stays)) = advice.together(TOGETHER) {
+            p {
+                "The first " (TOGETHER.min(advice.units.len())) " together, expected to leave about "
+                strong { (number::percent(stays)) } " of the total loss:"
+            }
+            pre { code { "--dynamic " (quoted(&rules.to_string())) } }
+            p.note {
+                "The first rule that matches decides: rules of your own for the same linears belong "
+                "behind these."
             }
         }
     }
