@@ -30,6 +30,9 @@ pub(crate) struct Unit<'a> {
     pub(crate) helps: Vec<Help>,
     #[serde(skip)]
     rtn: f64,
+    /// Bits, loss and, where the tensors say, weights of each linear.
+    #[serde(skip)]
+    members: Vec<(u32, f64, Option<u64>)>,
     /// Weights and input columns, where the tensors say.
     #[serde(skip)]
     weights: Option<u64>,
@@ -159,6 +162,7 @@ impl<'a> Unit<'a> {
             share: 0.0,
             helps: Vec::new(),
             rtn: 0.0,
+            members: Vec::new(),
             weights: Some(0),
             columns: Some(0),
             pattern: String::new(),
@@ -173,6 +177,7 @@ impl<'a> Unit<'a> {
         self.rtn += rtn;
         let shape = shapes.get(&layer.name);
         let size = shape.map(|(rows, columns)| *rows as u64 * *columns as u64);
+        self.members.push((layer.bits, loss, size));
         self.weights = self.weights.zip(size).map(|(sum, size)| sum.saturating_add(size));
         self.columns = self.columns.zip(shape).map(|(widest, (_, n))| widest.max(*n));
     }
@@ -208,11 +213,18 @@ impl<'a> Unit<'a> {
         };
         let per_group = |bits: u32, group: f64| f64::from(16 + bits) / group;
         let bytes = |bits: f64| self.weights.map(|weights| (weights as f64 * bits / 8.0) as u64);
-        if let Some(more) = widths.iter().find(|width| **width > bits) {
+        // Where projections differ, as those of experts may, none gets fewer than it has.
+        let most = self.members.iter().map(|member| member.0).max().unwrap_or(bits);
+        if let Some(more) = widths.iter().find(|width| **width > bits && **width >= most) {
+            let added = |has: u32| more.saturating_sub(has);
+            let left = |(has, loss, _): &(u32, f64, _)| loss * 0.25_f64.powi(added(*has) as i32);
+            let cost = |(has, _, size): &(u32, f64, Option<u64>)| {
+                size.map(|size| size.saturating_mul(u64::from(added(*has))) / 8)
+            };
             out.push(Help {
                 change: format!("{more} bits"),
-                leaves: 0.25_f64.powi((more - bits) as i32),
-                extra_bytes: bytes(f64::from(more - bits)),
+                leaves: ratio(self.members.iter().map(left).sum(), self.loss).unwrap_or(0.0),
+                extra_bytes: self.members.iter().map(cost).sum(),
                 rule: json!({ self.pattern.as_str(): {"bits": more} }),
             });
         }
@@ -319,6 +331,19 @@ mod tests {
         let (rules, stays) = advice.together(1).unwrap();
         assert_eq!(rules, advice.units[0].helps[0].rule);
         assert!((stays - (1.0 - 7.0 / 15.75 * 255.0 / 256.0)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn no_linear_of_a_unit_gets_fewer_bits_and_none_is_counted_that_has_enough() {
+        let mut report = report();
+        report.layers[0].bits = 3;
+        report.layers[1].bits = 8;
+        let shapes = report.layers.iter().map(|layer| (layer.name.clone(), (8, 8))).collect();
+        let advice = Advice::new(&report, &shapes);
+        let unit = advice.units.iter().find(|unit| unit.name.ends_with("q_proj, k_proj")).unwrap();
+        let help = &unit.helps[0];
+        assert_eq!((help.change.as_str(), help.extra_bytes), ("8 bits", Some(64 * 5 / 8)));
+        assert!((help.leaves - (2.0 + 1.0 / 1024.0) / 3.0).abs() < 1e-12);
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn stack(name: &str, bytes: u64, widest: u64, parts: &[Part]) -> Markup {
 fn table(parts: &[Part], all: u64) -> Markup {
     html! {
         div.scroll { table.compact {
-            thead { tr { th { "What" } th.n { "Bytes" } th.n { "Size" } th.n { "Share" } } }
+            thead { tr { th { "What" } th.n.roomy { "Bytes" } th.n { "Size" } th.n { "Share" } } }
             tbody {
                 @for (at, part) in parts.iter().enumerate() {
                     tr {
@@ -97,7 +97,7 @@ fn table(parts: &[Part], all: u64) -> Markup {
                             (part.name)
                             @if at >= SERIES { " (colours repeat)" }
                         }
-                        td.n { (number::count(part.bytes)) }
+                        td.n.roomy { (number::count(part.bytes)) }
                         td.n { (terminal::bytes(part.bytes)) }
                         td.n { (number::percent(part.bytes as f64 / all.max(1) as f64)) }
                     }

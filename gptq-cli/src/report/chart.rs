@@ -10,8 +10,8 @@ const AROUND: f64 = 14.0;
 /// The longest label that is written out.
 const LONGEST: usize = 23;
 
-/// Letters below a plot on a narrow page, gaps included.
-const LETTERS: usize = 36;
+/// A plot and the labels to its left, on a narrow page.
+const NARROW: f64 = 334.0;
 
 /// A plot's frame.
 pub(super) struct Frame<'a> {
@@ -24,7 +24,8 @@ pub(super) struct Frame<'a> {
     pub(super) height: f64,
     /// Labels of the vertical axis by their place from the bottom, in 0..=1.
     pub(super) rows: Vec<(f64, String)>,
-    /// Labels of the horizontal axis by their place from the left.
+    /// Labels of the horizontal axis by their place from the left; some are left out where they
+    /// would not fit.
     pub(super) columns: Vec<(f64, String)>,
     /// What the horizontal axis counts.
     pub(super) below: &'a str,
@@ -58,8 +59,8 @@ impl Frame<'_> {
                             (fitted(label))
                         }
                     }
-                    @for (at, label) in &self.columns {
-                        text.label x=(percent(*at)) y="100%" dy="17" text-anchor="middle" {
+                    @for (at, label) in thinned(&self.columns, NARROW - left) {
+                        text.label x=(percent(*at)) y="100%" dy="17" text-anchor=(anchor(*at, label)) {
                             (fitted(label))
                         }
                     }
@@ -87,13 +88,24 @@ pub(super) fn percent(share: f64) -> String {
     format!("{:.2}%", 100.0 * share)
 }
 
-/// As many of the labels, evenly chosen, as a narrow page has room for, the first among them.
-pub(super) fn thinned(labels: Vec<(f64, String)>) -> Vec<(f64, String)> {
-    let longest = labels.iter().map(|(_, label)| fitted(label).chars().count()).max().unwrap_or(0);
-    let most = (LETTERS / (longest + 1)).clamp(1, 12);
+/// As many of the labels, evenly chosen, as there is room for, the first among them.
+fn thinned(labels: &[(f64, String)], room: f64) -> impl Iterator<Item = &(f64, String)> {
+    let longest = labels.iter().map(|(_, label)| fitted(label).chars().count()).max();
+    let each = LETTER * (longest.unwrap_or(0) + 2) as f64;
+    let most = ((room / each) as usize).clamp(1, 12);
     let steps = [1, 2, 5, 10, 20, 50, 100, 200, 500];
     let step = steps.into_iter().find(|step| labels.len().div_ceil(*step) <= most);
-    labels.into_iter().step_by(step.unwrap_or(1000)).collect()
+    labels.iter().step_by(step.unwrap_or(1000))
+}
+
+/// Where a label is held: long ones must not reach beyond the plot.
+fn anchor(at: f64, label: &str) -> &'static str {
+    match at {
+        _ if label.chars().count() <= 6 => "middle",
+        at if at < 0.2 => "start",
+        at if at > 0.8 => "end",
+        _ => "middle",
+    }
 }
 
 /// Round numbers from 0 up to at least `max`: the last is the end of the axis.
@@ -209,10 +221,10 @@ mod tests {
     #[test]
     fn few_labels_are_left_and_fewer_of_long_ones() {
         for (n, most) in [(1, 1), (10, 12), (12, 12), (80, 12), (5000, 7)] {
-            let labels = (0..n).map(|at| (0.0, at.to_string())).collect();
-            assert!((1..=most).contains(&thinned(labels).len()), "{n}");
+            let labels: Vec<_> = (0..n).map(|at| (0.0, at.to_string())).collect();
+            assert!((1..=most).contains(&thinned(&labels, 292.0).count()), "{n}");
         }
-        let long = (0..9).map(|at| (0.0, format!("encoder.layers.{at}"))).collect();
-        assert!(thinned(long).len() <= 2);
+        let long: Vec<_> = (0..9).map(|at| (0.0, format!("encoder.layers.{at}"))).collect();
+        assert!(thinned(&long, 292.0).count() <= 2);
     }
 }

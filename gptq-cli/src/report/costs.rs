@@ -4,7 +4,7 @@ use gptq_models::{MemoryReport, Report};
 use maud::{Markup, html};
 
 use super::{
-    chart::{Bar, Frame, bars, percent, thinned, ticks},
+    chart::{Bar, Frame, bars, percent, ticks},
     head::UNKNOWN,
     number,
     place::Grid,
@@ -38,7 +38,7 @@ fn time(report: &Report, grid: &Grid) -> Markup {
         description: &format!("One bar per block; the longest is {}.", number::duration(longest)),
         height: 160.0,
         rows: axis.iter().map(|tick| (tick / top, format!("{} s", number::plain(*tick)))).collect(),
-        columns: thinned(grid.columns.iter().enumerate().map(label).collect()),
+        columns: grid.columns.iter().enumerate().map(label).collect(),
         below: "block",
         lines: true,
     };

@@ -60,12 +60,18 @@ pub(super) fn section(layers: &[LayerReport]) -> Markup {
             tiles: tiles.collect(),
         }.draw())
         (legend("0", &format!("{} tokens", number::count(most)), &[(Fill::Bad, "starved: fell back")]))
-        (table(&blocks))
+        details open=[(blocks.len() <= OPEN).then_some("open")] {
+            summary { "in numbers" }
+            (table(&blocks))
+        }
     }
 }
 
 /// The highest number of an expert that has a column.
 const MOST: u64 = 4095;
+
+/// Blocks up to which the numbers are there at once.
+const OPEN: usize = 8;
 
 type Blocks = Vec<(String, BTreeMap<u64, Expert>)>;
 

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::chart::{Frame, percent, thinned};
+use super::chart::{Frame, percent};
 
 /// Columns up to which cells have numbers in them.
 const NUMBERED: usize = 16;
@@ -64,7 +64,7 @@ impl Map<'_> {
             description: self.description,
             height: height * rows,
             rows: down.collect(),
-            columns: thinned(labels(self.columns, columns)),
+            columns: labels(self.columns, columns),
             below: self.below,
             lines: false,
         };

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use serde_json::{Map, Value};
 
 use super::{
-    chart::{Bar, Frame, bars, percent, thinned, ticks},
+    chart::{Bar, Frame, bars, percent, ticks},
     number,
 };
 
@@ -144,7 +144,7 @@ fn histogram(id: &str, key: &str, numbers: &[f64]) -> Markup {
         description: &description,
         height: 120.0,
         rows: axis.iter().map(|tick| (tick / top, number::plain(*tick))).collect(),
-        columns: thinned(labels.collect()),
+        columns: labels.collect(),
         below: "",
         lines: true,
     };

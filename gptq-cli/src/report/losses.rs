@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::{
-    chart::{Decades, Frame, SERIES, percent, series, thinned, ticks},
+    chart::{Decades, Frame, SERIES, percent, series, ticks},
     heat::{Fill, Map, Tile, legend},
     number,
     place::{Cell, Grid},
@@ -84,7 +84,7 @@ fn blocks(grid: &Grid) -> (Markup, Vec<(f64, String)>) {
     let label = |(column, start, end): &(usize, usize, usize)| {
         (f64::midpoint(place(*start), place(*end)), grid.columns[*column].clone())
     };
-    (stripes, thinned(spans.iter().map(label).collect()))
+    (stripes, spans.iter().map(label).collect())
 }
 
 fn ratios(grid: &Grid) -> Markup {
