@@ -94,7 +94,7 @@ fn oddities(layer: &LayerReport) -> Vec<String> {
 fn table(rows: &[Row<'_>]) -> Markup {
     let dot = |row: &Row<'_>| if row.prefix.is_empty() { "" } else { "." };
     html! {
-        div.scroll { table {
+        div.scroll { table.folds {
             thead { tr {
                 th { "Layers" } th.n { "Tokens" } th { "What" } th { "Mean |W − Q|" }
             } }
@@ -104,9 +104,11 @@ fn table(rows: &[Row<'_>]) -> Markup {
                         td.text.bad[row.first.fallback.is_some()] {
                             code { (row.prefix) (dot(row)) (row.parts.join(", ")) }
                         }
-                        td.n { (number::count(row.first.tokens)) }
+                        td.n data-label="Tokens" { (number::count(row.first.tokens)) }
                         td.text { @for text in &row.what { div { (text) } } }
-                        td { (row.errors.join(", ")) }
+                        td data-label=[(!row.errors.is_empty()).then_some("Mean |W − Q|")] {
+                            (row.errors.join(", "))
+                        }
                     }
                 }
             }

@@ -28,7 +28,7 @@ pub(super) fn section(advice: &Advice<'_>) -> Markup {
             "each of these in one matrix. These " (RANKED.min(advice.units.len())) " of "
             (advice.units.len()) " make up " (number::percent(shown)) " of the total loss."
         }
-        div.scroll { table.worst {
+        div.scroll { table.folds {
             thead { tr {
                 th.n { "#" } th { "Linears" } th.n { "Share of total" } th.n { "Of rounding’s" }
                 th { "Expected to help, and its " code { "--dynamic" } " rule" }
