@@ -8,8 +8,15 @@ use gptq_models::FallbackThreshold;
 use crate::{
     bench::BenchCommand,
     check::{CheckArgs, TargetArgs},
+    convert::ConvertArgs,
     doctor::{AcceptArgs, DoctorArgs},
+    plan::PlanArgs,
+    policy::PolicyArgs,
     quantize::ResumeArgs,
+    report::ReportArgs,
+    reproduce::ReproduceArgs,
+    requantize::RequantizeArgs,
+    solve_layer::SolveLayerArgs,
 };
 
 /// Quantize language models with GPTQ, evaluate and run the result.
@@ -60,6 +67,14 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// What a calibration text is worth for a model, before hours are spent on it
     Doctor(DoctorArgs),
+    /// The report of a run as one page to look at
+    Report(ReportArgs),
+    /// Do some layers of a result again, with other settings or none, and keep the others
+    Requantize(RequantizeArgs),
+    /// Make a result again from its recorded settings, and compare the bytes
+    Reproduce(ReproduceArgs),
+    /// What a run will need and take: memory, disk, time
+    Plan(PlanArgs),
 }
 
 #[derive(Args, Debug)]
@@ -76,15 +91,29 @@ pub(crate) struct QuantizeArgs {
     /// Folder to write; must not exist yet
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) targets: TargetArgs,
+    #[command(flatten)]
+    pub(crate) accept: AcceptArgs,
+    #[command(flatten)]
+    pub(crate) policy: PolicyArgs,
+    #[command(flatten)]
+    pub(crate) resume: ResumeArgs,
+    /// Exit with code 3 if more linears than this had to fall back
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) max_fallback: usize,
+}
+
+/// What a run does, shared by `quantize` and `plan`.
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
     /// gptq needs calibration text, rtn (round to nearest) needs none
     #[arg(long, value_enum, default_value_t = MethodArg::Gptq)]
     pub(crate) method: MethodArg,
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
-    #[command(flatten)]
-    pub(crate) targets: TargetArgs,
-    #[command(flatten)]
-    pub(crate) accept: AcceptArgs,
     /// How packed layers are stored [default: gptq for --sym, gptq_v2 for --asym]
     #[arg(long, value_enum)]
     pub(crate) format: Option<OutFormatArg>,
@@ -110,9 +139,6 @@ pub(crate) struct QuantizeArgs {
     /// Fewer tokens than this are too few: a number, or a share of all calibration tokens
     #[arg(long, value_name = "N|X%", default_value = "0.5%", value_parser = fallback_threshold)]
     pub(crate) fallback_threshold: FallbackThreshold,
-    /// Exit with code 3 if more linears than this had to fall back
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) max_fallback: usize,
     /// Also compute a low-rank correction of this rank for every quantized linear
     #[arg(long, value_name = "R", value_parser = count())]
     pub(crate) eora_rank: Option<usize>,
@@ -142,8 +168,6 @@ pub(crate) struct QuantizeArgs {
     /// result, and wide inputs are computed again
     #[arg(long, value_name = "GB")]
     pub(crate) max_ram: Option<f64>,
-    #[command(flatten)]
-    pub(crate) resume: ResumeArgs,
     /// Where to compute
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub(crate) device: Device,
@@ -307,23 +331,6 @@ pub(crate) struct LogitsArgs {
 }
 
 #[derive(Args, Debug)]
-pub(crate) struct SolveLayerArgs {
-    /// safetensors with weight [out, in] and either hessian F32 [in, in] or inputs [tokens, in]; for
-    /// --gptaq also cross F32 [in, in]
-    #[arg(long, value_name = "FILE", required_unless_present = "replay")]
-    pub(crate) input: Option<PathBuf>,
-    /// A layer that gptq quantize could not solve, with the settings it had there: the file that it
-    /// left. To try other settings, give it to --input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["input", "SettingsArgs"])]
-    pub(crate) replay: Option<PathBuf>,
-    /// safetensors to write: codes, g_idx, scales, zeros, dequantized
-    #[arg(long, value_name = "FILE", required_unless_present = "replay")]
-    pub(crate) out: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) settings: SettingsArgs,
-}
-
-#[derive(Args, Debug)]
 pub(crate) struct InspectArgs {
     /// Model folder, dense or quantized
     pub(crate) model: PathBuf,
@@ -341,36 +348,6 @@ pub(crate) struct VerifyArgs {
     /// Folder it was made from: compare that too, and what was copied
     #[arg(long, value_name = "DIR")]
     pub(crate) source: Option<PathBuf>,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct ConvertArgs {
-    /// Folder of a quantized model, in any format
-    pub(crate) model: PathBuf,
-    /// Format of the result; dense for plain weights
-    #[arg(long, value_enum)]
-    pub(crate) to: TargetArg,
-    /// Folder to write, or file for --to gguf; must not exist yet
-    #[arg(long, value_name = "DIR|FILE")]
-    pub(crate) out: PathBuf,
-    /// Take the nearest that the format can hold where it cannot hold a layer exactly
-    #[arg(long)]
-    pub(crate) lossy: bool,
-    /// Type of plain weights, for --to dense [default: that of the model's other weights]
-    #[arg(long, value_enum)]
-    pub(crate) dtype: Option<DtypeArg>,
-    /// Type of packed weights, for --to gguf [default: auto, the smallest that loses nothing]
-    #[arg(long, value_enum)]
-    pub(crate) gguf_type: Option<GgufTypeArg>,
-    /// llama.cpp's name for the way the tokenizer cuts text into words, for --to gguf [default: told
-    /// by tokenizer.json]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) gguf_pre: Option<String>,
-    #[command(flatten)]
-    pub(crate) reading: ReadingArgs,
-    /// Largest output file, in GB of tensors
-    #[arg(long, value_name = "GB", default_value_t = 5.0)]
-    pub(crate) max_shard_size: f64,
 }
 
 #[derive(Args, Debug)]

@@ -1,7 +1,11 @@
 //! `gptq convert`.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
+use clap::Args;
 use gptq_models::{
     ConvertOptions, ConvertReport, ConvertedLayer, GgufOptions, GgufType, Target, convert,
     write_gguf,
@@ -10,11 +14,42 @@ use gptq_pack::{Dtype, Format, gguf::BlockType};
 use serde_json::{Value, json};
 
 use crate::{
-    args::{ConvertArgs, DtypeArg, GgufTypeArg, TargetArg},
+    args::{DtypeArg, GgufTypeArg, ReadingArgs, TargetArg},
     failure::Failure,
     model_dir,
     terminal::{self, Meter, Table, bytes},
 };
+
+/// A quantized model in another format.
+#[derive(Args, Debug)]
+pub(crate) struct ConvertArgs {
+    /// Folder of a quantized model, in any format
+    pub(crate) model: PathBuf,
+    /// Format of the result; dense for plain weights
+    #[arg(long, value_enum)]
+    pub(crate) to: TargetArg,
+    /// Folder to write, or file for --to gguf; must not exist yet
+    #[arg(long, value_name = "DIR|FILE")]
+    pub(crate) out: PathBuf,
+    /// Take the nearest that the format can hold where it cannot hold a layer exactly
+    #[arg(long)]
+    pub(crate) lossy: bool,
+    /// Type of plain weights, for --to dense [default: that of the model's other weights]
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<DtypeArg>,
+    /// Type of packed weights, for --to gguf [default: auto, the smallest that loses nothing]
+    #[arg(long, value_enum)]
+    pub(crate) gguf_type: Option<GgufTypeArg>,
+    /// llama.cpp's name for the way the tokenizer cuts text into words, for --to gguf [default: told
+    /// by tokenizer.json]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) gguf_pre: Option<String>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
+    /// Largest output file, in GB of tensors
+    #[arg(long, value_name = "GB", default_value_t = 5.0)]
+    pub(crate) max_shard_size: f64,
+}
 
 pub(crate) fn run(args: &ConvertArgs, json: bool) -> Result<(), Failure> {
     check(args)?;

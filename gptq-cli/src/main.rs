@@ -18,7 +18,12 @@ mod generate;
 mod inspect;
 mod logits;
 mod model_dir;
+mod plan;
+mod policy;
 mod quantize;
+mod report;
+mod reproduce;
+mod requantize;
 mod settings;
 mod solve_layer;
 mod summary;
@@ -64,5 +69,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Verify(args) => verify::run(&args, json),
         Command::Check(args) => check::run(&args, json),
         Command::Doctor(args) => doctor::run(&args, json),
+        Command::Report(args) => report::run(&args, json),
+        Command::Requantize(args) => requantize::run(&args, json),
+        Command::Reproduce(args) => reproduce::run(&args, json),
+        Command::Plan(args) => plan::run(&args, json),
     })
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use gptq_calib::{CalibrationSet, Diagnosis, SampleSpec};
 use gptq_core::FallbackStrategy;
+use gptq_kernels::CpuBackend;
 use gptq_models::{
     Checkpoint, EoraOptions, FallbackPolicy, Method, QuantizeOptions, Routing, Staging, quantize,
 };
@@ -14,10 +15,11 @@ use serde_json::Value;
 use crate::{
     args::{
         FallbackArg, MethodArg, MoeArg, OutFormatArg, PassPrecisionArg, PrecisionArg, QuantizeArgs,
+        RunArgs,
     },
     check, doctor,
     failure::Failure,
-    model_dir, settings, summary,
+    model_dir, policy, settings, summary,
     terminal::{self, Meter},
 };
 
@@ -33,22 +35,26 @@ pub(crate) struct ResumeArgs {
     pub(crate) save_every: u64,
 }
 
+impl ResumeArgs {
+    pub(crate) fn set(&self, options: &mut QuantizeOptions) {
+        options.restart = self.restart;
+        options.save_every = Duration::from_secs(self.save_every);
+    }
+}
+
 pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
-    let mut options = options(args)?;
-    if options.method == Method::Gptq && args.calib.is_empty() {
+    let run = &args.run;
+    let mut options = options(run)?;
+    args.resume.set(&mut options);
+    if options.method == Method::Gptq && run.calib.is_empty() {
         return Err(Failure::usage(
             "GPTQ needs text to calibrate on: --calib FILE (.txt or .jsonl); --method rtn needs \
              none, at a price in accuracy",
         ));
     }
-    if options.method == Method::Rtn && options.eora.is_some() {
-        return Err(Failure::usage(
-            "--eora-rank fits an adapter to inputs, and --method rtn sees none; use gptq",
-        ));
-    }
     // Before minutes go into tokenizing.
     Staging::check(&args.out)?;
-    args.eora_out.as_deref().map(Staging::check).transpose()?;
+    run.eora_out.as_deref().map(Staging::check).transpose()?;
     let checkpoint = Checkpoint::open(&args.model)?;
     check::before(&checkpoint, &options, &args.targets)?;
     let samples = match options.method {
@@ -60,25 +66,32 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
         }
     };
     let mut meter = Meter::new("quantize");
-    let backend = model_dir::backend(match args.precision {
-        Some(PassPrecisionArg::F32) => PrecisionArg::F32,
-        Some(PassPrecisionArg::Bf16) | None => PrecisionArg::Bf16,
-    });
+    let backend = backend(run.precision);
     options.computed = model_dir::describe(&backend);
     let report = quantize(&checkpoint, &samples, &backend, &options, &args.out, &mut meter)?;
     meter.finish();
+    let quality = policy::compare(&args.model, &args.out, &args.policy, run.seqlen)?;
     if json {
-        terminal::json(&summary::to_json(&report, &args.out))?;
+        terminal::json(&summary::to_json(&report, &args.out, quality.as_ref()))?;
     } else {
-        terminal::print(&summary::to_text(&report, &args.out));
+        terminal::print(&summary::to_text(&report, &args.out, quality.as_ref()));
     }
     summary::check_fallbacks(&report, args.max_fallback, &args.out)?;
+    quality.map_or(Ok(()), |found| policy::check(&found, &args.policy, &report, &args.out))?;
     check::after(&args.out, &args.targets)
 }
 
-fn options(args: &QuantizeArgs) -> Result<QuantizeOptions, Failure> {
+/// What sends samples through the model.
+pub(crate) fn backend(precision: Option<PassPrecisionArg>) -> CpuBackend {
+    model_dir::backend(match precision {
+        Some(PassPrecisionArg::F32) => PrecisionArg::F32,
+        Some(PassPrecisionArg::Bf16) | None => PrecisionArg::Bf16,
+    })
+}
+
+pub(crate) fn options(args: &RunArgs) -> Result<QuantizeOptions, Failure> {
     let config = settings::quant_config(&args.settings)?;
-    Ok(QuantizeOptions {
+    let options = QuantizeOptions {
         method: match args.method {
             MethodArg::Gptq => Method::Gptq,
             MethodArg::Rtn => Method::Rtn,
@@ -90,8 +103,6 @@ fn options(args: &QuantizeArgs) -> Result<QuantizeOptions, Failure> {
         max_ram: args.max_ram.map(|gb| model_dir::gigabytes("--max-ram", gb)).transpose()?,
         true_sequential: !args.no_true_sequential,
         lm_head: args.lm_head,
-        restart: args.resume.restart,
-        save_every: Duration::from_secs(args.resume.save_every),
         fallback: fallback(args),
         routing: match args.moe {
             MoeArg::Routed => Routing::Routed,
@@ -99,7 +110,13 @@ fn options(args: &QuantizeArgs) -> Result<QuantizeOptions, Failure> {
         },
         eora: args.eora_rank.map(|rank| EoraOptions { rank, out: args.eora_out.clone() }),
         ..QuantizeOptions::default()
-    })
+    };
+    if options.method == Method::Rtn && options.eora.is_some() {
+        return Err(Failure::usage(
+            "--eora-rank fits an adapter to inputs, and --method rtn sees none; use gptq",
+        ));
+    }
+    Ok(options)
 }
 
 /// The format asked for, or the one that fits the grid.
@@ -116,7 +133,7 @@ pub(crate) fn format(asked: Option<OutFormatArg>, sym: bool) -> Format {
     }
 }
 
-fn fallback(args: &QuantizeArgs) -> Option<FallbackPolicy> {
+fn fallback(args: &RunArgs) -> Option<FallbackPolicy> {
     let strategy = match args.fallback {
         FallbackArg::Rtn => FallbackStrategy::Rtn,
         FallbackArg::Midpoint => FallbackStrategy::Midpoint,
@@ -147,11 +164,11 @@ fn calibration(
     checkpoint: &Checkpoint,
 ) -> Result<(CalibrationSet, Diagnosis), Failure> {
     let spec = SampleSpec {
-        n_samples: args.nsamples,
-        seq_len: model_dir::seqlen(args.seqlen, checkpoint)?,
-        seed: args.seed,
+        n_samples: args.run.nsamples,
+        seq_len: model_dir::seqlen(args.run.seqlen, checkpoint)?,
+        seed: args.run.seed,
     };
-    let (set, found) = doctor::draw(&args.model, checkpoint, &args.calib, &spec)?;
+    let (set, found) = doctor::draw(&args.model, checkpoint, &args.run.calib, &spec)?;
     let p = &set.provenance;
     terminal::message(&format!(
         "calibration: {} samples of {} tokens, covering {} of the text's {} tokens",

@@ -1,7 +1,8 @@
 //! `gptq solve-layer`: one linear, from tensors to tensors.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use gptq_core::{Backend, Hessian, QuantizedMatrix, Solved, solve};
 use gptq_kernels::CpuBackend;
 use gptq_models::Capsule;
@@ -10,12 +11,30 @@ use safetensors::Dtype;
 use serde_json::json;
 
 use crate::{
-    args::{SettingsArgs, SolveLayerArgs},
+    args::SettingsArgs,
     failure::Failure,
     settings,
     tensor_file::{self, Out, TensorFile},
     terminal,
 };
+
+/// One linear from tensors to tensors.
+#[derive(Args, Debug)]
+pub(crate) struct SolveLayerArgs {
+    /// safetensors with weight [out, in] and either hessian F32 [in, in] or inputs [tokens, in]; for
+    /// --gptaq also cross F32 [in, in]
+    #[arg(long, value_name = "FILE", required_unless_present = "replay")]
+    pub(crate) input: Option<PathBuf>,
+    /// A layer that gptq quantize could not solve, with the settings it had there: the file that it
+    /// left. To try other settings, give it to --input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["input", "SettingsArgs"])]
+    pub(crate) replay: Option<PathBuf>,
+    /// safetensors to write: codes, g_idx, scales, zeros, dequantized
+    #[arg(long, value_name = "FILE", required_unless_present = "replay")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
 
 pub(crate) fn run(args: &SolveLayerArgs, json: bool) -> Result<(), Failure> {
     let backend = CpuBackend::new();

@@ -2,10 +2,16 @@
 
 use std::path::Path;
 
-use gptq_models::Report;
+use gptq_calib::Provenance;
+use gptq_models::{Evaluation, Report};
 use serde_json::{Value, json};
 
-use crate::{failure::Failure, terminal};
+use crate::{
+    failure::Failure,
+    policy,
+    report::advice::{Advice, Shapes, Unit},
+    terminal,
+};
 
 /// Losses summed over all layers that were solved, if any were.
 fn losses(report: &Report) -> Option<(f64, f64)> {
@@ -13,8 +19,21 @@ fn losses(report: &Report) -> Option<(f64, f64)> {
     pairs.reduce(|sum, pair| (sum.0 + pair.0, sum.1 + pair.1))
 }
 
+/// How the calibration set of a result was drawn.
+pub(crate) fn calibration(report: &Report, dir: &Path) -> Result<Provenance, Failure> {
+    serde_json::from_value(report.calibration.clone()).map_err(|e| {
+        Failure::failed(format!(
+            "{}: the report does not say what it was calibrated on: {e}",
+            dir.display()
+        ))
+    })
+}
+
 /// Linears named one by one before a summary says how many more there are.
 const NAMED: usize = 10;
+
+/// Largest losses that a summary names.
+const WORST: usize = 3;
 
 /// Whether the run kept to `--max-fallback`.
 pub(crate) fn check_fallbacks(report: &Report, max: usize, out: &Path) -> Result<(), Failure> {
@@ -38,7 +57,7 @@ pub(crate) fn check_fallbacks(report: &Report, max: usize, out: &Path) -> Result
     )))
 }
 
-pub(crate) fn to_json(report: &Report, out: &Path) -> Value {
+pub(crate) fn to_json(report: &Report, out: &Path, quality: Option<&Evaluation>) -> Value {
     let losses = losses(report);
     let fallbacks: Vec<Value> = report
         .fallbacks()
@@ -62,6 +81,8 @@ pub(crate) fn to_json(report: &Report, out: &Path) -> Value {
         "seconds": report.seconds,
         "computed": report.computed,
         "memory": report.memory,
+        "interruptions": report.interruptions,
+        "quality": quality,
     })
 }
 
@@ -72,7 +93,19 @@ fn experts(report: &Report) -> Option<(usize, u64, u64)> {
     Some((sent.len(), *sent.first()?, sent[sent.len() / 2]))
 }
 
-pub(crate) fn to_text(report: &Report, out: &Path) -> String {
+/// A line about one of the largest losses.
+fn largest(unit: &Unit<'_>) -> String {
+    let help = unit.helps.first().map_or(String::new(), |help| {
+        format!(
+            "; {} would take {:.1}% off it",
+            help.change,
+            100.0 * unit.share * (1.0 - help.leaves)
+        )
+    });
+    format!("  {}  {:.1}% of the total{help}\n", unit.name, 100.0 * unit.share)
+}
+
+pub(crate) fn to_text(report: &Report, out: &Path, quality: Option<&Evaluation>) -> String {
     let c = report.coverage;
     let mut text = format!(
         "{}: {} layers quantized, {} of {} parameters ({} skipped by rule)\n",
@@ -91,6 +124,11 @@ pub(crate) fn to_text(report: &Report, out: &Path) -> String {
              at least\n"
         );
     }
+    let advice = Advice::new(report, &Shapes::new());
+    if advice.units.len() > WORST {
+        text += "largest losses, and what is expected to help (gptq report has rules for it):\n";
+        text.extend(advice.units.iter().take(WORST).map(largest));
+    }
     let fallbacks: Vec<&str> = report.fallbacks().map(|(name, _)| name).collect();
     if !fallbacks.is_empty() {
         let more = if fallbacks.len() > NAMED { ", ..." } else { "" };
@@ -106,6 +144,7 @@ pub(crate) fn to_text(report: &Report, out: &Path) -> String {
             adapter.path
         );
     }
+    text += &quality.map_or(String::new(), policy::to_text);
     let peak = report.memory.peak_bytes;
     let peak =
         peak.map_or(String::new(), |peak| format!(" with {} of memory", terminal::bytes(peak)));

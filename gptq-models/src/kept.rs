@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 
 use gptq_core::QuantizedMatrix;
 use gptq_pack::{CheckpointConfig, DynamicRules, Resolved};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    Checkpoint, Error, LayerReport, Recipe, checkpoint::read_json, graph::LinearPlace,
-    quantization_config, quantized::read_quantized, verify::REPORT,
+    Checkpoint, Error, LayerReport, Recipe, Report, graph::LinearPlace, quantization_config,
+    quantized::read_quantized,
 };
 
 /// An earlier result, and which of its layers are to be done again.
@@ -26,14 +25,6 @@ pub struct Kept<'a> {
     seal: String,
 }
 
-/// What is read of a report.
-#[derive(Deserialize)]
-struct Record {
-    settings: Recipe,
-    layers: Vec<LayerReport>,
-    seal: String,
-}
-
 impl<'a> Kept<'a> {
     /// Everything of a result of [`quantize`](crate::quantize()) but the linears whose names a rule
     /// matches: a regular expression as in `dynamic`, which must match from a name's beginning.
@@ -42,22 +33,23 @@ impl<'a> Kept<'a> {
     /// [`Error::File`] if the folder has no report with its settings, [`Error::Packed`] if the rule
     /// is no regular expression.
     pub fn but(result: &'a Checkpoint, rule: &str) -> Result<Self, Error> {
-        let path = result.dir().join(REPORT);
         let no = |problem: &dyn std::fmt::Display| {
-            Error::file(&path, format!("does not say how the folder was made: {problem}"))
+            Error::file(result.dir(), format!("cannot be gone on from: {problem}"))
         };
-        let record: Record = serde_json::from_value(read_json(&path)?).map_err(|e| no(&e))?;
+        let report = Report::open(result.dir())?;
+        let recipe = serde_json::from_value(report.settings)
+            .map_err(|e| no(&format!("its report does not hold all settings: {e}")))?;
         let config = quantization_config(result)?;
         let config = config.ok_or_else(|| no(&"it holds no quantized model"))?;
         let failed = |source| Error::Packed { layer: rule.to_owned(), source };
         Ok(Self {
             result,
             config,
-            recipe: record.settings,
+            recipe,
             redo: DynamicRules::from_json(&json!({ rule: {} })).map_err(failed)?,
             rule: rule.to_owned(),
-            layers: record.layers.into_iter().map(|layer| (layer.name.clone(), layer)).collect(),
-            seal: record.seal,
+            layers: report.layers.into_iter().map(|layer| (layer.name.clone(), layer)).collect(),
+            seal: report.seal,
         })
     }
 

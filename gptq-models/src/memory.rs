@@ -1,6 +1,6 @@
 //! How much memory a run needs, from headers alone, and how much it took.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, MemoryForecast,
@@ -12,7 +12,8 @@ use crate::{
 const PROGRAM: u64 = 64 << 20;
 
 /// Where memory went, in bytes. All but the first two are what the sizes in the headers come to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MemoryReport {
     /// The most that the process held at a time, as the system counts it; null where it does not.
     /// Counts pages of the model's files that happen to be mapped.

@@ -1,16 +1,18 @@
 //! What a run leaves behind beside the model: figures per layer, and an account of every tensor
 //! and file.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use gptq_core::QuantConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::MemoryReport;
+use crate::{Error, MemoryReport, checkpoint::read_json, verify::REPORT};
 
-/// The contents of `gptq_report.json`.
-#[derive(Clone, Debug, Serialize)]
+/// The contents of `gptq_report.json`. What an older one lacks reads as its default: empty, zero,
+/// `None`, null.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
     /// Name and version of the program.
     pub tool: String,
@@ -55,7 +57,8 @@ pub struct Report {
 }
 
 /// One quantized linear.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LayerReport {
     /// Full name.
     pub name: String,
@@ -119,6 +122,16 @@ pub struct Fallback {
 }
 
 impl Report {
+    /// The report in a folder that a run has written.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::File`] if there is another kind of file.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join(REPORT);
+        serde_json::from_value(read_json(&path)?)
+            .map_err(|e| Error::file(&path, format!("is no report of a quantization: {e}")))
+    }
+
     /// The linears that could not be solved, and what was done instead.
     pub fn fallbacks(&self) -> impl Iterator<Item = (&str, &Fallback)> {
         self.layers.iter().filter_map(|l| Some((l.name.as_str(), l.fallback.as_ref()?)))
@@ -126,7 +139,7 @@ impl Report {
 }
 
 /// An adapter that makes up for some of the error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdapterReport {
     /// Its folder, in PEFT layout.
     pub path: String,
@@ -139,7 +152,8 @@ pub struct AdapterReport {
 }
 
 /// How much of what could be quantized was.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Coverage {
     /// Parameters quantized.
     pub quantized: u64,
@@ -150,7 +164,8 @@ pub struct Coverage {
 }
 
 /// An account of everything in the source folder.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ledger {
     /// Every tensor of the source.
     pub tensors: Vec<Entry>,
@@ -159,7 +174,7 @@ pub struct Ledger {
 }
 
 /// What became of one tensor or file.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Entry {
     /// Its name.
     pub name: String,

@@ -12,6 +12,7 @@ mod failures;
 mod fallback;
 mod logits;
 mod quantize;
+mod report;
 mod resume;
 mod solve_layer;
 mod usage;

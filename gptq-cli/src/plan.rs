@@ -1,0 +1,86 @@
+//! `gptq plan`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use gptq_models::{Architecture, Checkpoint, Forecast, Method, Speed, forecast, measure_speed};
+use serde_json::json;
+
+use crate::{
+    args::RunArgs,
+    failure::Failure,
+    model_dir,
+    quantize::{backend, options},
+    terminal::{self, Table, bytes, clock},
+};
+
+/// What a run of `quantize` with the same settings would need and take.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Takes the options of gptq quantize. No weight is read: sizes come from headers, \
+    time from a measurement of this machine."
+)]
+pub(crate) struct PlanArgs {
+    /// Folder of the model to be quantized
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Seconds to measure this machine for; 0 leaves the time out
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
+    pub(crate) measure: f64,
+}
+
+pub(crate) fn run(args: &PlanArgs, json: bool) -> Result<(), Failure> {
+    let options = options(&args.run)?;
+    let checkpoint = Checkpoint::open(&args.model)?;
+    let backend = backend(args.run.precision);
+    let set = (args.run.nsamples, model_dir::seqlen(args.run.seqlen, &checkpoint)?);
+    let half = gptq_core::Backend::multiplies_bf16(&backend);
+    let plan = forecast(&checkpoint, &options, set, half)?;
+    let solves = options.method == Method::Gptq && args.measure > 0.0;
+    let speed = match solves {
+        true => {
+            let hidden = Architecture::of(&checkpoint)?.config.hidden_size;
+            Some(measure_speed(&backend, hidden, args.measure)?)
+        }
+        false => None,
+    };
+    let seconds = speed.map(|speed| plan.work.seconds(&speed));
+    if json {
+        return terminal::json(&json!({
+            "plan": plan,
+            "speed": speed,
+            "seconds": seconds,
+            "computed": model_dir::describe(&backend),
+        }));
+    }
+    terminal::print(&to_text(&plan, seconds, speed));
+    Ok(())
+}
+
+fn to_text(plan: &Forecast, seconds: Option<f64>, speed: Option<Speed>) -> String {
+    let mut table = Table::new(&["needed", "amount"]);
+    let mut row = |name: &str, amount: String| table.row([name.to_owned(), amount]);
+    let m = &plan.memory;
+    row("linears to quantize", plan.linears.to_string());
+    row("output", bytes(plan.output_bytes));
+    row("memory at most", bytes(m.peak_bytes));
+    row("  samples that wait", bytes(m.waiting_bytes));
+    row("  weights of the largest stage", bytes(m.weights_bytes));
+    row("  widest Hessian", bytes(m.hessian_bytes));
+    row("  one pass", bytes(m.pass_bytes));
+    row("  the program", bytes(m.program_bytes));
+    row("scratch file for samples", bytes(plan.scratch_bytes));
+    row("samples saved on the way", bytes(plan.saved_bytes));
+    if let (Some(seconds), Some(speed)) = (seconds, speed) {
+        let w = &plan.work;
+        let part = |operations: f64, rate: f64| {
+            format!("{:.1} TFLOP at {:.0} GFLOP/s", operations / 1e12, rate / 1e9)
+        };
+        row("time, about", clock(std::time::Duration::from_secs_f64(seconds)));
+        row("  through the model", part(w.forward, speed.forward));
+        row("  Hessians", part(w.gather, speed.gather));
+        row("  solving", part(w.solve, speed.solve));
+    }
+    table.render()
+}
