@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic like tests")]
 
 mod adapters;
+mod again;
 mod bench;
 mod check;
 mod commands;

@@ -1,11 +1,16 @@
 //! Linears that cannot be solved: quantized otherwise and said, or the run fails.
 
-use gptq_core::{Bits, Damping, FallbackStrategy};
-use gptq_models::{Checkpoint, FallbackPolicy, FallbackThreshold, Method, QuantizeOptions};
-use gptq_tests::{ModelFiles, assert_says, random_tokens, read_json};
+use gptq_core::{Bits, Damping, Error, FallbackStrategy, Hessian, Portable, solve};
+use gptq_models::{
+    Capsule, Checkpoint, FallbackPolicy, FallbackThreshold, Method, QuantizeOptions,
+};
+use gptq_tests::{ModelFiles, assert_says, file_names, random_tokens, read_json};
 use serde_json::json;
 
-use crate::{Run, calibration, options, packed, refused, rules, source, stubborn::Stubborn};
+use crate::{
+    Run, calibration, options, packed, refused, rules, source,
+    stubborn::{Stubborn, indefinite},
+};
 
 /// More tokens wanted than there are.
 fn too_few(strategy: FallbackStrategy) -> QuantizeOptions {
@@ -84,6 +89,30 @@ fn a_hessian_that_no_damping_saves_falls_back_with_its_reason() {
     let none = QuantizeOptions { fallback: None, ..options(Bits::B4) };
     let said = Run::on(&Stubborn, &source(), &calibration(), &none).err().unwrap();
     assert_says(&said, &["layers.0.self_attn.q_proj", "not positive definite"]);
+}
+
+/// What could not be solved is left beside the result, a few times, and fails in the same way.
+#[test]
+fn a_hessian_that_no_damping_saves_is_kept_with_weights_and_settings() {
+    let run = Run::on(&Stubborn, &source(), &calibration(), &options(Bits::B3)).unwrap();
+    let folder = run.dir.with_file_name("out.capsules");
+    assert_eq!(file_names(&folder).len(), 3);
+    let layer = "model.layers.0.self_attn.q_proj";
+    let reason = &run.report.layers[0].fallback.as_ref().unwrap().reason;
+    assert_says(reason, &["out.capsules", layer, "gptq solve-layer --replay"]);
+
+    let capsule = Capsule::open(&folder.join(format!("{layer}.safetensors"))).unwrap();
+    assert_eq!((capsule.layer.as_str(), capsule.config.bits), (layer, Bits::B3));
+    assert_eq!(capsule.hessian, indefinite());
+    let stored = source().matrix(&format!("{layer}.weight"), 64, 64).unwrap();
+    assert_eq!(capsule.weight, stored);
+    let hessian = Hessian::from_matrix(capsule.hessian).unwrap();
+    let again = solve(capsule.weight.view(), hessian, &capsule.config, &Portable).unwrap_err();
+    assert!(matches!(again, Error::NotPositiveDefinite { .. }), "{again}");
+
+    let none = QuantizeOptions { fallback: None, ..options(Bits::B4) };
+    let said = Run::on(&Stubborn, &source(), &calibration(), &none).err().unwrap();
+    assert_says(&said, &["not positive definite", "out.capsules", "--replay"]);
 }
 
 #[test]

@@ -2,10 +2,15 @@
 
 use gptq_core::{
     AttentionShape, Backend, Error, Gate, Moments, Norm, Pointwise, Reference, RopeShape,
-    ScoreTerms, SolveJob, Solved,
+    ScoreTerms, SolveJob, Solved, Unsolved,
 };
 use gptq_pack::{PackedBackend, PackedLinearRef};
 use ndarray::{Array2, ArrayView2};
+
+/// What nothing makes positive definite.
+pub(crate) fn indefinite() -> Array2<f32> {
+    Array2::from_shape_fn((64, 64), |(r, c)| if r == c { 1.0 } else { 2.5 })
+}
 
 /// The plain backend, except that nothing helps linears with 64 inputs but damping above a tenth.
 pub(crate) struct Stubborn;
@@ -21,7 +26,7 @@ impl Backend for Stubborn {
                 column: 3,
                 attempts: 7,
                 last_percent: 0.99,
-                unsolved: None,
+                unsolved: Some(Box::new(Unsolved { hessian: indefinite(), cross: None })),
             });
         }
         Reference.solve(moments, jobs)
