@@ -1,6 +1,6 @@
 //! `gptq plan`.
 
-use std::path::PathBuf;
+use std::{io::Read, path::PathBuf};
 
 use clap::Args;
 use gptq_models::{Architecture, Checkpoint, Forecast, Method, Speed, forecast, measure_speed};
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &PlanArgs, json: bool) -> Result<(), Failure> {
     let backend = backend(args.run.precision);
     let set = (args.run.nsamples, model_dir::seqlen(args.run.seqlen, &checkpoint)?);
     let half = gptq_core::Backend::multiplies_bf16(&backend);
-    let plan = forecast(&checkpoint, &options, set, half)?;
+    let plan = forecast(&checkpoint, &options, set, half, text_bytes(args)?)?;
     let solves = options.method == Method::Gptq && args.measure > 0.0;
     let speed = match solves {
         true => {
@@ -58,6 +58,22 @@ pub(crate) fn run(args: &PlanArgs, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Memory to read and tokenize the calibration text, if it is given.
+fn text_bytes(args: &PlanArgs) -> Result<u64, Failure> {
+    let mut largest = 0;
+    for path in &args.run.calib {
+        let failed = |e| Failure::failed(format!("cannot read {}: {e}", path.display()));
+        let mut file = std::fs::File::open(path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        let mut begins = [0; 256];
+        let read = file.read(&mut begins).map_err(failed)?;
+        let ids = String::from_utf8_lossy(&begins[..read]).contains("\"input_ids\"");
+        // Measured: a text's words, their places and ids; a list of numbers as JSON.
+        largest = largest.max(size * if ids { 8 } else { 120 });
+    }
+    Ok(largest)
+}
+
 fn to_text(plan: &Forecast, seconds: Option<f64>, speed: Option<Speed>) -> String {
     let mut table = Table::new(&["needed", "amount"]);
     let mut row = |name: &str, amount: String| table.row([name.to_owned(), amount]);
@@ -69,7 +85,8 @@ fn to_text(plan: &Forecast, seconds: Option<f64>, speed: Option<Speed>) -> Strin
     row("  weights of the largest stage", bytes(m.weights_bytes));
     row("  widest Hessian", bytes(m.hessian_bytes));
     row("  one pass", bytes(m.pass_bytes));
-    row("  the program", bytes(m.program_bytes));
+    row("  the program and its files", bytes(m.program_bytes));
+    row("  before the first block", bytes(m.start_bytes));
     row("scratch file for samples", bytes(plan.scratch_bytes));
     row("samples saved on the way", bytes(plan.saved_bytes));
     if let (Some(seconds), Some(speed)) = (seconds, speed) {

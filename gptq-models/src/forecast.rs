@@ -37,8 +37,10 @@ pub struct Forecast {
 /// Bytes of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryForecast {
-    /// The sum of the parts.
+    /// The larger of the sum of the parts below, and of what is needed before the first block.
     pub peak_bytes: u64,
+    /// Before the first block: tokenizing, copying, looking up embeddings.
+    pub start_bytes: u64,
     /// Samples that wait.
     pub waiting_bytes: u64,
     /// The largest stage.
@@ -47,7 +49,7 @@ pub struct MemoryForecast {
     pub hessian_bytes: u64,
     /// What the samples of one pass compute.
     pub pass_bytes: u64,
-    /// The program itself.
+    /// The program itself, and pages of the files it reads.
     pub program_bytes: u64,
 }
 
@@ -74,7 +76,7 @@ pub struct Speed {
 }
 
 /// What a run over `samples` samples of `length` tokens will need, with samples waiting as bf16
-/// where `half`. Cost: headers are read and no weight.
+/// where `half`, and `text` bytes for what makes them of text. Cost: headers are read and no weight.
 ///
 /// # Errors
 /// As [`quantize`](crate::quantize()) for what headers can show; [`Error::Input`] with the sum if
@@ -84,6 +86,7 @@ pub fn forecast(
     options: &QuantizeOptions,
     (samples, length): (usize, usize),
     half: bool,
+    text: u64,
 ) -> Result<Forecast, Error> {
     let arch = Architecture::of(checkpoint)?;
     let options = &options.with_head_rule(&arch.head().name)?;
@@ -94,20 +97,29 @@ pub fn forecast(
     let rounds = options.method == Method::Rtn;
     let tokens = if rounds { 0 } else { (samples * length) as u64 };
     let streams = if plan.needs_native() { 2 } else { 1 };
-    let need = Need::of(&arch.graph, &plan, together(samples, length) * length, rounds);
-    let hidden = arch.config.hidden_size as u64;
-    let held = |stage: &Stage| stage.holds().unwrap_or(0) as u64 * if half { 2 } else { 4 };
-    let all = || arch.graph.blocks.iter().flat_map(|block| &block.stages);
-    let widest = all().map(held).max().unwrap_or(0);
-    let (residual, most) =
-        (4 * hidden * tokens * streams, (4 * hidden + widest) * tokens * streams);
+    let need = match rounds {
+        true => Need::of_rounding(&plan),
+        false => Need::of(checkpoint, &arch.graph, &plan, together(samples, length) * length),
+    };
+    let (residual, channel) = (
+        4 * arch.config.hidden_size as u64 * tokens * streams,
+        if half { 2 } else { 4 } * tokens * streams,
+    );
+    let most = residual + channel * need.most_held();
     let room = match options.max_ram {
         Some(limit) => need.leaves(limit)?,
         None => u64::MAX,
     };
-    // Where not even the samples themselves fit, nothing is kept between stages.
-    let wants = if most > room { residual } else { most };
-    let waiting = wants.min(room);
+    // What does not fit is computed again from what samples always hold.
+    let (channel, wants) = if most > room { (0, residual) } else { (channel, most) };
+    let mut memory = need.forecast(residual, channel, room);
+    let copied =
+        plan.copies.iter().filter_map(|name| Some(checkpoint.get(name)?.bytes.len() as u64));
+    // Before the first block: the largest tensor that is copied, and the rows of the embedding.
+    let rows = (arch.config.vocab_size as u64).min(tokens) * arch.config.hidden_size as u64 * 4;
+    let start = copied.max().unwrap_or(0).max(rows + residual.min(room)).max(text);
+    memory.start_bytes = start + Need::program();
+    memory.peak_bytes = memory.peak_bytes.max(memory.start_bytes);
     let mut work = Work::default();
     for (block, stages) in arch.graph.blocks.iter().zip(&plan.blocks) {
         for (stage, linears) in block.stages.iter().zip(stages) {
@@ -131,8 +143,8 @@ pub fn forecast(
     Ok(Forecast {
         linears,
         output_bytes,
-        memory: need.forecast(waiting),
-        scratch_bytes: wants - waiting,
+        memory,
+        scratch_bytes: wants.saturating_sub(room),
         saved_bytes: residual,
         work: if rounds { Work::default() } else { work },
     })

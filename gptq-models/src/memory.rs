@@ -3,13 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, MemoryForecast,
+    Checkpoint, Error, MemoryForecast,
     graph::{Graph, Stage},
     plan::{LinearPlan, Plan},
 };
 
 /// The program, its threads and small things.
-const PROGRAM: u64 = 64 << 20;
+const PROGRAM: u64 = 20 << 20;
 
 /// Where memory went, in bytes. All but the first two are what the sizes in the headers come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,33 +31,68 @@ pub struct MemoryReport {
 }
 
 /// What a run needs beside the samples that wait.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Need {
+    /// Pages of a block's original weights, mapped while it is worked on.
+    mapped: u64,
+    stages: Vec<StageNeed>,
+}
+
+/// What one stage needs.
+#[derive(Clone, Copy, Debug, Default)]
+struct StageNeed {
     weights: u64,
     hessian: u64,
     pass: u64,
+    /// Channels that samples hold before it, beside the residual stream.
+    held: u64,
+}
+
+impl StageNeed {
+    fn sum(&self) -> u64 {
+        self.weights + self.hessian + self.pass
+    }
 }
 
 impl Need {
-    /// Of a run that sends `tokens` through a stage at a time, or that `rounds` one linear after
-    /// the other.
-    pub(crate) fn of(graph: &Graph, plan: &Plan, tokens: usize, rounds: bool) -> Self {
-        let stages = || graph.blocks.iter().zip(&plan.blocks);
-        let stages = || stages().flat_map(|(block, plans)| block.stages.iter().zip(plans));
-        let head = plan.head.iter().map(std::slice::from_ref);
-        let lists = || stages().map(|(_, linears)| &linears[..]).chain(head.clone());
-        let matrices = if plan.needs_native() { 4 } else { 2 };
-        let width = |linears: &[LinearPlan]| linears.iter().map(|l| l.place.in_features).max();
-        let widest = lists().filter_map(width).max().unwrap_or(0) as u64;
-        if rounds {
-            let largest = lists().flatten().map(|l| weights(std::slice::from_ref(l))).max();
-            return Self { weights: largest.unwrap_or(0), hessian: 0, pass: 0 };
+    /// Of a run that sends `tokens` through a stage at a time.
+    pub(crate) fn of(checkpoint: &Checkpoint, graph: &Graph, plan: &Plan, tokens: usize) -> Self {
+        let native = plan.needs_native();
+        let mut stages = Vec::new();
+        for (block, plans) in graph.blocks.iter().zip(&plan.blocks) {
+            let mut held = 0;
+            for (stage, linears) in block.stages.iter().zip(plans) {
+                let weights = weights(linears);
+                let pass = pass(stage, tokens as u64);
+                stages.push(StageNeed { weights, hessian: hessian(linears, native), pass, held });
+                held = stage.holds().unwrap_or(0) as u64;
+            }
         }
-        Self {
-            weights: lists().map(weights).max().unwrap_or(0),
-            hessian: matrices * 4 * widest * widest,
-            pass: stages().map(|(stage, _)| pass(stage, tokens as u64)).max().unwrap_or(0),
+        if let Some(head) = &plan.head {
+            let linears = std::slice::from_ref(head);
+            let (weights, hessian) = (weights(linears), hessian(linears, native));
+            stages.push(StageNeed { weights, hessian, ..StageNeed::default() });
         }
+        let of_block = |stages: &Vec<Vec<LinearPlan>>| {
+            let tensors = stages.iter().flatten().filter_map(|linear| {
+                Some(checkpoint.get(&format!("{}.weight", linear.place.name))?.bytes.len() as u64)
+            });
+            tensors.sum()
+        };
+        Self { mapped: plan.blocks.iter().map(of_block).max().unwrap_or(0), stages }
+    }
+
+    /// Of a run that rounds one linear after the other.
+    pub(crate) fn of_rounding(plan: &Plan) -> Self {
+        let largest = plan.linears().map(|l| weights(std::slice::from_ref(l))).max();
+        let stage = StageNeed { weights: largest.unwrap_or(0), ..StageNeed::default() };
+        Self { mapped: 0, stages: vec![stage] }
+    }
+
+    /// The stage that needs most, with what waits before it.
+    fn largest(&self, waits: impl Fn(&StageNeed) -> u64) -> (StageNeed, u64) {
+        let all = self.stages.iter().map(|stage| (*stage, waits(stage)));
+        all.max_by_key(|(stage, waits)| stage.sum() + waits).unwrap_or_default()
     }
 
     /// What a limit leaves for samples that wait.
@@ -65,47 +100,69 @@ impl Need {
     /// # Errors
     /// [`Error::Input`] if it is less than what is needed without them.
     pub(crate) fn leaves(&self, limit: u64) -> Result<u64, Error> {
-        let Self { weights, hessian, pass } = *self;
-        let needed = weights + hessian + pass + PROGRAM;
+        let (StageNeed { weights, hessian, pass, .. }, _) = self.largest(|_| 0);
+        let program = PROGRAM + self.mapped;
+        let needed = weights + hessian + pass + program;
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         limit.checked_sub(needed).ok_or_else(|| {
             Error::input(format!(
                 "this run does not fit {} MiB: it needs {} MiB for the weights of its largest \
                  stage, {} MiB for its widest Hessian, {} MiB for one pass and {} MiB for the \
-                 program, together {} MiB; allow that much",
+                 program and the files it reads, together {} MiB; allow that much",
                 limit >> 20,
                 mib(weights),
                 mib(hessian),
                 mib(pass),
-                mib(PROGRAM),
+                mib(program),
                 mib(needed)
             ))
         })
     }
 
-    /// With so many bytes of samples waiting.
-    pub(crate) fn forecast(&self, waiting_bytes: u64) -> MemoryForecast {
-        let Self { weights, hessian, pass } = *self;
+    /// The most that is needed at a time, if samples take so many bytes for what they always hold
+    /// and for each channel more, and so many may be in memory.
+    pub(crate) fn forecast(&self, always: u64, channel: u64, room: u64) -> MemoryForecast {
+        let (stage, waiting_bytes) =
+            self.largest(|stage| (always + channel * stage.held).min(room));
+        let program_bytes = PROGRAM + self.mapped;
         MemoryForecast {
-            peak_bytes: waiting_bytes + weights + hessian + pass + PROGRAM,
+            start_bytes: 0,
+            peak_bytes: waiting_bytes + stage.sum() + program_bytes,
             waiting_bytes,
-            weights_bytes: weights,
-            hessian_bytes: hessian,
-            pass_bytes: pass,
-            program_bytes: PROGRAM,
+            weights_bytes: stage.weights,
+            hessian_bytes: stage.hessian,
+            pass_bytes: stage.pass,
+            program_bytes,
         }
     }
 
+    pub(crate) fn program() -> u64 {
+        PROGRAM
+    }
+
+    /// The most channels that samples hold beside the residual stream.
+    pub(crate) fn most_held(&self) -> u64 {
+        self.stages.iter().map(|stage| stage.held).max().unwrap_or(0)
+    }
+
     pub(crate) fn report(&self, (waiting, scratch): (u64, u64)) -> MemoryReport {
+        let (stage, _) = self.largest(|_| 0);
         MemoryReport {
             peak_bytes: None,
             waiting_bytes: waiting,
             scratch_bytes: scratch,
-            weights_bytes: self.weights,
-            hessian_bytes: self.hessian,
-            pass_bytes: self.pass,
+            weights_bytes: stage.weights,
+            hessian_bytes: stage.hessian,
+            pass_bytes: stage.pass,
         }
     }
+}
+
+/// The Hessian, in whose place its factor is made, and a quarter of it while that is; for GPTAQ also
+/// the cross moment and what becomes of it.
+fn hessian(linears: &[LinearPlan], native: bool) -> u64 {
+    let width = linears.iter().map(|l| l.place.in_features).max().unwrap_or(0) as u64;
+    if native { 12 * width * width } else { 5 * width * width }
 }
 
 /// Originals as f32, codes, and one linear more as what it becomes.

@@ -48,6 +48,7 @@ impl<'a> Output<'a> {
     ) -> Result<Self, Error> {
         for name in &plan.dense {
             checkpoint.tensor(name)?.check_finite()?;
+            checkpoint.release();
         }
         let staging = Staging::open(out)?;
         let mut adapter =
@@ -82,6 +83,7 @@ impl<'a> Output<'a> {
     fn copy_tensors(&self, checkpoint: &Checkpoint, plan: &Plan) -> Result<(), Error> {
         for name in &plan.copies {
             self.writer.put(name, checkpoint.tensor(name)?.bytes)?;
+            checkpoint.release();
         }
         for plain in &plan.plain {
             let values = match plain.bias {

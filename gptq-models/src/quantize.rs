@@ -11,8 +11,8 @@ use gptq_pack::PackedBackend;
 
 use crate::{
     Architecture, Checkpoint, Error, Kept, LayerReport, Method, Progress, QuantizeOptions, Report,
-    model::check_ids, output::Output, plan::Plan, resume::Fingerprint, run::Run, source,
-    weights::Loader,
+    memory::Need, model::check_ids, output::Output, plan::Plan, resume::Fingerprint, run::Run,
+    source, weights::Loader,
 };
 
 /// Quantizes a checkpoint into the folder `out`, which gets its name only when it is whole.
@@ -86,19 +86,27 @@ fn run<B: PackedBackend>(
     for notice in &plan.notices {
         progress.notice(notice);
     }
+    let pass = match (options.method, &arch) {
+        (Method::Gptq, Some(arch)) => {
+            let loader = Loader { checkpoint, arch, quantization: None, backend };
+            Some(Run::new(loader, &plan, options, kept, samples)?)
+        }
+        _ => {
+            let limit = options.max_ram.map(|limit| Need::of_rounding(&plan).leaves(limit));
+            limit.transpose()?;
+            None
+        }
+    };
     let run = Fingerprint::of(checkpoint, samples, options, kept)?;
     let mut output = Output::create(out, checkpoint, run, &plan, options)?;
     if let Some(notice) = output.steps.notice() {
         progress.notice(&notice);
     }
-    let layers = match (options.method, &arch) {
-        (Method::Gptq, Some(arch)) => {
-            let loader = Loader { checkpoint, arch, quantization: None, backend };
-            Run::new(loader, &plan, options, kept, samples)
-                .and_then(|run| run.quantize(&mut output, progress))
-        }
-        _ => rtn(checkpoint, &plan, kept, &mut output, progress),
+    let layers = match &pass {
+        Some(pass) => pass.quantize(&mut output, progress),
+        None => rtn(checkpoint, &plan, kept, &mut output, progress),
     };
+    drop(pass);
     let remains = output.steps.remains(plan.by_step().count());
     let finished = layers.and_then(|layers| output.finish(checkpoint, plan, layers, options));
     finished.map_err(|source| remains.after(source))

@@ -201,6 +201,19 @@ fn a_finished_block_that_was_damaged_is_done_again() {
     assert!(contents(&whole) == contents(&out));
 }
 
+#[test]
+fn a_journal_that_was_damaged_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = interrupted(dir.path(), &[]);
+    let journal = dir.path().join("out.partial/journal");
+    let mut bytes = fs::read(&journal).unwrap();
+    bytes[80] ^= 1;
+    fs::write(&journal, &bytes).unwrap();
+    gptq(quantize(&out, &[])).fails(1, &["out.partial/journal", "damaged", "--restart"]);
+    assert_eq!(fs::read(&journal).unwrap(), bytes);
+    assert_eq!(gptq(quantize(&out, &["--restart"])).code, 0);
+}
+
 /// Runs a command line with a limit on the size of a file, as a full disk would have it.
 fn limited(kilobytes: u32, out: &Path, options: &[&str]) -> Ran {
     let script = format!("trap '' XFSZ; ulimit -f {kilobytes}; exec \"$@\"");

@@ -204,7 +204,15 @@ impl Earlier {
     fn read(staging: &Staging, run: &Fingerprint) -> Result<Self, Error> {
         let mut earlier = Self::default();
         let mut differences = Vec::new();
-        for line in Journal::read(&staging.journal())? {
+        let lines = Journal::read(&staging.journal())?;
+        if !matches!(lines.first(), Some(Line::Run(_))) {
+            return Err(Error::file(
+                &staging.journal(),
+                "is damaged in its first line, so nobody can tell whose blocks these are; lose them \
+                 with --restart, or write to another folder",
+            ));
+        }
+        for line in lines {
             match line {
                 Line::Run(other) => differences = other.differences(run),
                 Line::Step(step) => earlier.steps.push(step),

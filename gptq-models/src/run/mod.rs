@@ -53,6 +53,9 @@ pub(crate) struct Run<'a, B: PackedBackend> {
     positions: Vec<Positions<B::Tensor>>,
     /// Whether the original model runs beside the quantized one.
     native: bool,
+    need: Need,
+    /// Bytes of samples that may wait in memory, if there is a limit.
+    room: Option<u64>,
 }
 
 /// Some samples on their way.
@@ -72,6 +75,8 @@ struct Pass<'r, 'a, B: PackedBackend> {
 }
 
 impl<'a, B: PackedBackend> Run<'a, B> {
+    /// # Errors
+    /// [`Error::Input`] if the run does not fit into the memory that it may take.
     pub(crate) fn new(
         loader: Loader<'a, B>,
         plan: &'a Plan,
@@ -90,7 +95,10 @@ impl<'a, B: PackedBackend> Run<'a, B> {
         let tokens = (samples.len() * length) as u64;
         let native = plan.needs_native();
         let solver = Solver { loader, options, kept, tokens };
-        Ok(Self { solver, plan, samples, length, together, positions: all, native })
+        let graph = &solver.loader.arch.graph;
+        let need = Need::of(solver.loader.checkpoint, graph, plan, together * length);
+        let room = options.max_ram.map(|limit| need.leaves(limit)).transpose()?;
+        Ok(Self { solver, plan, samples, length, together, positions: all, native, need, room })
     }
 
     pub(crate) fn quantize(
@@ -98,12 +106,9 @@ impl<'a, B: PackedBackend> Run<'a, B> {
         output: &mut Output<'_>,
         progress: &mut dyn Progress,
     ) -> Result<Vec<LayerReport>, Error> {
-        let tokens = self.together * self.length;
-        let need = Need::of(&self.solver.loader.arch.graph, self.plan, tokens, false);
-        let limit = self.solver.options.max_ram.map(|limit| need.leaves(limit)).transpose()?;
         let half = self.solver.loader.backend.multiplies_bf16();
         let (streams, held) = self.waits();
-        let mut parking = Parking::new(limit, half, output.folder(), streams, held);
+        let mut parking = Parking::new(self.room, half, output.folder(), streams, held);
         let (mut walks, passed) = self.begin(&mut parking, output)?;
         let earlier = output.steps.earlier_blocks().to_vec();
         let mut meter = Meter::new(self.operations(passed, earlier.len()), progress);
@@ -142,7 +147,7 @@ impl<'a, B: PackedBackend> Run<'a, B> {
             output.finish_step(&finished)?;
             reports.append(&mut finished);
         }
-        output.memory = need.report(parking.peaks());
+        output.memory = self.need.report(parking.peaks());
         Ok(reports)
     }
 
