@@ -253,13 +253,13 @@ impl Layer {
     /// Inputs that one of `tp` devices has, and whether they can be cut so.
     pub(crate) fn inputs_of(&self, split: Split, tp: usize) -> Option<usize> {
         let parts = if split == Split::Inputs { tp } else { 1 };
-        (self.inputs % parts == 0).then_some(self.inputs / parts)
+        self.inputs.is_multiple_of(parts).then_some(self.inputs / parts)
     }
 
     /// Outputs that one of `tp` devices has.
     pub(crate) fn outputs_of(&self, split: Split, tp: usize) -> Option<usize> {
-        let parts = if split == Split::Outputs { tp.min(self.pieces) } else { 1 };
-        (self.outputs % parts == 0).then_some(self.outputs / parts)
+        let parts = if split == Split::Outputs { tp.min(self.pieces.max(1)) } else { 1 };
+        self.outputs.is_multiple_of(parts).then_some(self.outputs / parts)
     }
 }
 

@@ -173,7 +173,8 @@ impl Rule {
             }
             Law::Shares => {
                 let (heads, kv_heads) = facts.heads?;
-                let even = heads % tp == 0 && (kv_heads % tp == 0 || tp % kv_heads == 0);
+                let even = heads.is_multiple_of(tp)
+                    && (kv_heads.is_multiple_of(tp) || tp.is_multiple_of(kv_heads));
                 (!even).then(|| {
                     format!("{heads} heads, {kv_heads} of keys, cannot be shared by {tp} devices")
                 })
@@ -297,7 +298,7 @@ impl Rule {
                     (layer.inputs_of(matrix.split, tp)?, layer.outputs_of(matrix.split, tp)?);
                 // The least number of codes that fill whole words.
                 let codes = 32 >> s.bits.get().trailing_zeros().min(5);
-                let odd = |n: usize| n % codes as usize != 0;
+                let odd = |n: usize| !n.is_multiple_of(codes as usize);
                 (odd(ins) || odd(outs)).then(|| {
                     format!(
                         "{short}: {ins} inputs, {outs} outputs{}; words hold {codes} codes",

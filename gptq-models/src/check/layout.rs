@@ -129,7 +129,7 @@ fn before_number(roles: &[Role]) -> Option<String> {
 pub(crate) fn short(name: &str) -> String {
     let number = |part: &&str| part.parse::<usize>().is_ok();
     let parts: Vec<&str> = name.split('.').collect();
-    let first = parts.iter().position(|part| number(&part)).map_or(0, |at| at + 1);
+    let first = parts.iter().position(number).map_or(0, |at| at + 1);
     let rest = parts.iter().skip(first).copied().filter(|part| !number(part));
     let rest = rest.collect::<Vec<_>>().join(".");
     if rest.is_empty() { name.to_owned() } else { rest }

@@ -52,12 +52,14 @@ fn every_engine_loads_what_the_defaults_write() {
     assert_eq!(refusing(&check_run(&source, &options, &[Engine::Vllm], 2).unwrap()), []);
 }
 
+type Change = fn(&mut QuantizeOptions);
+
 /// A plan and the folder that it leads to are seen alike.
 #[test]
 fn what_was_said_before_a_run_holds_after_it() {
     let source = mini();
     let order = |o: &mut QuantizeOptions| o.config.act_order = ActOrder::Natural;
-    let changes: [(&str, fn(&mut QuantizeOptions)); 7] = [
+    let changes: [(&str, Change); 7] = [
         ("three bits", |o| o.config.bits = Bits::B3),
         ("asymmetric", |o| {
             o.config.sym = false;
