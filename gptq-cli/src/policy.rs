@@ -91,11 +91,12 @@ pub(crate) fn check(
 ) -> Result<(), Failure> {
     let (kl, increase) = (found.kl.unwrap_or_default(), increase(found));
     let mut broken = Vec::new();
-    // Written so that a result that is not a number breaks it.
-    if let Some(most) = args.max_kl.filter(|most| !(kl <= *most)) {
+    // What is not a number is above everything.
+    let above = |found: f64, most: &f64| found.is_nan() || found > *most;
+    if let Some(most) = args.max_kl.filter(|most| above(kl, most)) {
         broken.push(format!("KL {kl:.6} is above {most} (--max-kl)"));
     }
-    if let Some(most) = args.max_ppl_increase.filter(|most| !(increase <= *most)) {
+    if let Some(most) = args.max_ppl_increase.filter(|most| above(increase, most)) {
         broken.push(format!(
             "perplexity rose by {increase:.2}%, more than {most}% (--max-ppl-increase)"
         ));

@@ -249,7 +249,7 @@ fn a_hessian_that_nothing_helps_comes_back_as_it_was() {
         };
         assert_eq!(unsolved.hessian, h);
         let mut alive = cross.clone();
-        [2, 5].map(|dead| alive.column_mut(dead).fill(0.0));
+        [2, 5].into_iter().for_each(|dead| alive.column_mut(dead).fill(0.0));
         assert_eq!(unsolved.cross, Some(alive));
     }
 }

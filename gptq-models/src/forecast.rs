@@ -8,13 +8,8 @@ use ndarray::Array2;
 use serde::Serialize;
 
 use crate::{
-    Architecture, Checkpoint, Error, Method, QuantizeOptions,
-    graph::{Stage, Then},
-    memory::Need,
-    meter::Cost,
-    plan::Plan,
-    run::together,
-    unit::groups,
+    Architecture, Checkpoint, Error, Method, QuantizeOptions, graph::Then, memory::Need,
+    meter::Cost, plan::Plan, run::together, unit::groups,
 };
 
 /// What a run will need and take.
@@ -187,7 +182,10 @@ pub fn measure_speed<B: PackedBackend>(
     let x = backend.upload(wave(TOKENS).view())?;
     let prepared = backend.prepare_for_many_tokens(weight.clone(), None)?;
     let product = 2.0 * (width * width * TOKENS) as f64;
-    let forward = rate(seconds / 3.0, product, || Ok(drop(backend.linears(&x, &[&prepared])?)))?;
+    let forward = rate(seconds / 3.0, product, || {
+        backend.linears(&x, &[&prepared])?;
+        Ok(())
+    })?;
     let mut gram = backend.zeros(width, width)?;
     let gather =
         rate(seconds / 3.0, product / 2.0, || Ok(backend.accumulate_gram(&mut gram, &x)?))?;
@@ -198,7 +196,8 @@ pub fn measure_speed<B: PackedBackend>(
         backend.accumulate_gram(&mut gram, &x)?;
         let moments = Moments { gram, cross: None, tokens: TOKENS as u64 };
         let jobs = [SolveJob { weight: weight.view(), config: &config }];
-        Ok(drop(backend.solve(moments, &jobs)?))
+        backend.solve(moments, &jobs)?;
+        Ok(())
     })?;
     Ok(Speed { forward, gather, solve })
 }

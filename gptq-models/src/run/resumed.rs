@@ -19,13 +19,16 @@ use crate::{
     source,
 };
 
+/// Samples, and how many blocks they have passed.
+type Begun<B> = (Vec<Walk<<B as Backend>::Tensor>>, usize);
+
 impl<B: PackedBackend> Run<'_, B> {
     /// The samples, and how many blocks they have passed: embedded, or as an earlier run saved them.
     pub(super) fn begin(
         &self,
         parking: &mut Parking,
         output: &Output<'_>,
-    ) -> Result<(Vec<Walk<B::Tensor>>, usize), Error> {
+    ) -> Result<Begun<B>, Error> {
         let Some((passed, saved)) = output.steps.saved_samples()? else {
             return Ok((self.start(parking)?, 0));
         };
