@@ -168,8 +168,8 @@ pub enum Error {
     },
     /// A run failed, but what it has finished remains.
     #[error(
-        "{source}\n{blocks} of {of} blocks are finished and kept in {folder}: the same command goes \
-         on from there"
+        "{source}\n{blocks} of {of} blocks are finished and kept in {folder}: when the reason is gone, \
+         the same command goes on from there"
     )]
     Interrupted {
         /// Why.

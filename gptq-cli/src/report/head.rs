@@ -81,7 +81,14 @@ fn facts(source: &Source, advice: &Advice<'_>) -> Vec<Markup> {
     };
     let seconds = (report.seconds > 0.0).then(|| number::duration(report.seconds));
     let peak = report.memory.peak_bytes.map(terminal::bytes);
-    let layers = number::of(report.layers.len(), "layer", "layers");
+    let mut layers = number::of(report.layers.len(), "layer", "layers");
+    if report.interruptions > 0 {
+        let times = number::of(report.interruptions as usize, "interruption", "interruptions");
+        layers += &format!(", gone on with after {times}");
+    }
+    if let Some(rule) = report.kept.as_ref().and_then(|kept| kept["redone"].as_str()) {
+        layers += &format!("; only {rule} done again, the others are an earlier result's");
+    }
     vec![
         fact("Loss, rounding = 100%", &known(loss.map(|(_, r)| number::percent(r))), &losses),
         fact("Smaller", &known(sizes), &sizes_below),

@@ -25,6 +25,8 @@ const KNOWN: &[&str] = &[
     "source_bytes",
     "output_bytes",
     "seconds",
+    "interruptions",
+    "kept",
     "computed",
     "memory",
     "source",

@@ -44,6 +44,8 @@ fn the_summary_is_one_object_with_the_figures_of_the_run() {
         "seconds",
         "computed",
         "memory",
+        "interruptions",
+        "quality",
     ];
     assert_eq!(keys, all);
     assert_eq!(said["layers"], 28);

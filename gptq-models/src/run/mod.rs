@@ -106,16 +106,19 @@ impl<'a, B: PackedBackend> Run<'a, B> {
         output: &mut Output<'_>,
         progress: &mut dyn Progress,
     ) -> Result<Vec<LayerReport>, Error> {
+        let earlier = output.steps.earlier_blocks().to_vec();
+        let mut reports: Vec<LayerReport> =
+            earlier.iter().flat_map(|step| step.layers.clone()).collect();
+        if earlier.len() == self.plan.by_step().count() {
+            return Ok(reports);
+        }
         let half = self.solver.loader.backend.multiplies_bf16();
         let (streams, held) = self.waits();
         let mut parking = Parking::new(self.room, half, output.folder(), streams, held);
         let (mut walks, passed) = self.begin(&mut parking, output)?;
-        let earlier = output.steps.earlier_blocks().to_vec();
         let mut meter = Meter::new(self.operations(passed, earlier.len()), progress);
         // What was checked, copied and embedded by now.
         self.solver.loader.checkpoint.release();
-        let mut reports: Vec<LayerReport> =
-            earlier.iter().flat_map(|step| step.layers.clone()).collect();
         let mut saving = Saving::new(self.solver.options.save_every);
         for (block, stages) in self.plan.blocks.iter().enumerate().skip(passed) {
             if block < earlier.len() {
