@@ -46,7 +46,7 @@ fn refused_by(model: &Path, method: Method) -> String {
     // What is finished by then stays, under another name, and is spoken of on a second line.
     let (error, left) = match error.split_once('\n') {
         Some((error, kept)) => {
-            assert_says(kept, &["finished and kept in", "out.partial"]);
+            gptq_tests::assert_says(kept, &["finished and kept in", "out.partial"]);
             (error.to_owned(), vec!["out.partial"])
         }
         None => (error, vec![]),
