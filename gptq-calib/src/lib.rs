@@ -44,6 +44,7 @@
 mod chat;
 mod corpus;
 mod error;
+mod file;
 mod jinja;
 mod read;
 mod sample;

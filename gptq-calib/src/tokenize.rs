@@ -6,7 +6,7 @@ use tokenizers::{
     DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
 };
 
-use crate::Error;
+use crate::{Error, file};
 
 /// A tokenizer as `tokenizer.json` describes it, without any truncation or padding stored there.
 ///
@@ -29,11 +29,10 @@ impl Tokenizer {
     /// Reads a `tokenizer.json`.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be read, [`Error::TokenizerFile`] if it is not a tokenizer
-    /// definition; both name the file.
+    /// [`Error::Io`], [`Error::NoFile`] and [`Error::TooLarge`] if the file cannot be read,
+    /// [`Error::TokenizerFile`] if it is not a tokenizer definition; all name the file.
     pub fn from_file(path: &Path) -> Result<Self, Error> {
-        let bytes =
-            std::fs::read(path).map_err(|reason| Error::Io { path: path.to_path_buf(), reason })?;
+        let bytes = file::read(path, file::LARGEST_MODEL_FILE)?;
         Self::parse(&path.display().to_string(), &bytes)
     }
 

@@ -172,3 +172,12 @@ fn a_head_that_is_the_embedding_cannot_be_quantized() {
     ran.fails(1, &["lm_head", "ties it to the embedding", "config.json"]);
     assert!(!out.exists());
 }
+
+#[test]
+fn names_are_no_commands_to_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("\u{1b}[2Jmodel");
+    let ran = gptq(args!["inspect", model]);
+    ran.fails(1, &["\\u{1b}[2Jmodel"]);
+    assert!(!ran.stderr.contains('\u{1b}'), "{:?}", ran.stderr);
+}

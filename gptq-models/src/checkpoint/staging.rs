@@ -57,6 +57,8 @@ impl Staging {
     /// [`Error::OutputExists`].
     pub fn check(target: &Path) -> Result<(), Error> {
         let free = match fs::read_dir(target) {
+            // Giving a folder a name that is a link would fail when all is done.
+            Ok(_) if target.is_symlink() => false,
             Ok(mut entries) => entries.next().is_none(),
             Err(_) => fs::symlink_metadata(target).is_err(),
         };

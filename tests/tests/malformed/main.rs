@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic like tests")]
 
 mod configs;
+mod files;
 mod inputs;
 mod outputs;
 mod packed;
+mod places;
 mod shards;
 mod tensors;
 
