@@ -48,7 +48,7 @@ pub enum Resolved<'a> {
 
 /// Bytes of a compiled rule; thousands of times what rules in use need.
 const LARGEST_PROGRAM: usize = 1 << 20;
-/// Instructions of a rule with look-around or references, which repetitions unroll into.
+/// Instructions of a rule with look-around or references.
 const MOST_INSTRUCTIONS: usize = 1 << 15;
 /// Steps of such a rule on one name. Names have some fifty characters.
 const MOST_STEPS: usize = 100_000;

@@ -100,7 +100,12 @@ impl<'a> Build<'a> {
 
     /// A norm's `eps`, from a key that has a default.
     pub(super) fn eps(&self, key: &str) -> Result<f32, Error> {
-        Ok(self.number(key)?.unwrap_or(1e-5))
+        let eps = self.number(key)?.unwrap_or(1e-5);
+        // The root of less than nothing is no number.
+        if eps < 0.0 {
+            return Err(self.keys.error(key, format!("is {eps}, but must not be negative")));
+        }
+        Ok(eps)
     }
 
     /// # Errors

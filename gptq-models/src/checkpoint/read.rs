@@ -225,5 +225,8 @@ impl Checkpoint {
 /// Reads a JSON file of bounded size.
 pub(crate) fn read_json(path: &Path) -> Result<Value, Error> {
     let text = file::read_text(path)?;
+    if text.starts_with("\u{feff}".as_bytes()) {
+        return Err(Error::file(path, "begins with a byte order mark; save it as plain UTF-8"));
+    }
     serde_json::from_slice(&text).map_err(|e| Error::file(path, format!("is not JSON: {e}")))
 }

@@ -56,11 +56,13 @@ fn refused(model: &Path) -> String {
     error
 }
 
+fn load(model: &Path) -> Result<Model<CpuBackend>, String> {
+    Model::load(&open(model)?, CpuBackend::new()).map_err(|e| e.to_string())
+}
+
 /// The message with which a folder cannot be loaded to run.
 fn unloadable(model: &Path) -> String {
-    let load =
-        |source: Checkpoint| Model::load(&source, CpuBackend::new()).map_err(|e| e.to_string());
-    match open(model).and_then(load) {
+    match load(model) {
         Ok(_) => panic!("{} loads", model.display()),
         Err(error) => error,
     }
