@@ -140,6 +140,21 @@ fn files_larger_than_any_text_are_not_read() {
 }
 
 #[test]
+fn a_line_of_megabytes_is_a_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("calib.jsonl");
+    let sound = fixture("../../gptq-cli/assets/mini-llama/tokenizer.json");
+    let tokenizer = Tokenizer::from_file(&sound).unwrap();
+    let ids = "1,".repeat(1 << 20);
+    fs::write(&path, format!("{{\"input_ids\": [{ids}1]}}\n")).unwrap();
+    let corpus = Corpus::from_files(&[&path], &tokenizer, None).unwrap();
+    assert_eq!(corpus.ids.len(), (1 << 20) + 1);
+    fs::write(&path, format!("{{\"input_ids\": [{ids}-1]}}\n")).unwrap();
+    let error = Corpus::from_files(&[&path], &tokenizer, None).unwrap_err().to_string();
+    assert_says(&error, &["calib.jsonl line 1", "input_ids[1048576]", "a negative number"]);
+}
+
+#[test]
 fn a_cache_of_links_is_read_and_its_result_has_none() {
     let cache = tempfile::tempdir().unwrap();
     let (blobs, snapshot) = (cache.path().join("blobs"), cache.path().join("snapshots/main"));
