@@ -18,7 +18,9 @@ pub fn checkpoint(bytes: &[u8]) {
     let [config, header, index, quantize_config] = parts(bytes);
     let dir = tiny::folder();
     let put = |name: &str, bytes: Option<&[u8]>| {
-        bytes.map(|bytes| fs::write(dir.path().join(name), bytes).unwrap());
+        if let Some(bytes) = bytes {
+            fs::write(dir.path().join(name), bytes).unwrap();
+        }
     };
     put("config.json", config);
     put("quantize_config.json", quantize_config);

@@ -68,7 +68,7 @@ pub fn packed(bytes: &[u8]) {
             Part::GIdx | Part::WeightGIdx => vec![0],
             _ => Vec::new(),
         };
-        let sound = (flag < 128).then_some(sound).unwrap_or_default();
+        let sound = if flag < 128 { sound } else { Vec::new() };
         tensors.push((part, dtype, shape, length, sound));
     }
     let pool = input.take(usize::MAX);

@@ -87,7 +87,9 @@ pub fn calibration(bytes: &[u8]) {
     let dir = tiny::folder();
     let put = |name: &str, bytes: Option<&[u8]>| {
         let path = dir.path().join(name);
-        bytes.map(|bytes| fs::write(&path, bytes).unwrap());
+        if let Some(bytes) = bytes {
+            fs::write(&path, bytes).unwrap();
+        }
         path
     };
     put("chat_template.jinja", template);
