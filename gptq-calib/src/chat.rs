@@ -8,7 +8,7 @@ use minijinja::{Environment, Value, context};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::{Error, jinja};
+use crate::{Error, file, jinja};
 
 /// Files that may hold a template as the value of `chat_template`, in order.
 const CONFIG_FILES: [&str; 2] = ["tokenizer_config.json", "chat_template.json"];
@@ -115,7 +115,8 @@ impl ChatTemplate {
     /// without adding any.
     ///
     /// # Errors
-    /// [`Error::Chat`] if the template refuses the messages (unknown role, wrong order) or fails.
+    /// [`Error::Chat`] if the template refuses the messages (unknown role, wrong order), fails, or
+    /// does not come to an end: it may take ten million steps and write 64 MiB.
     pub fn render(
         &self,
         messages: &[Message],
@@ -124,25 +125,29 @@ impl ChatTemplate {
         let failed = |error: minijinja::Error| Error::Chat { message: error.to_string() };
         let token = |text: &Option<String>| text.as_deref().map_or(Value::UNDEFINED, Value::from);
         let template = self.env.get_template(NAME).map_err(failed)?;
-        template
-            .render(context! {
-                messages => Serde(messages),
-                add_generation_prompt,
-                bos_token => token(&self.bos_token),
-                eos_token => token(&self.eos_token),
-                tools => (),
-                documents => (),
-            })
-            .map_err(failed)
+        let context = context! {
+            messages => Serde(messages),
+            add_generation_prompt,
+            bos_token => token(&self.bos_token),
+            eos_token => token(&self.eos_token),
+            tools => (),
+            documents => (),
+        };
+        let mut out = jinja::Bounded::default();
+        let written = template.render_captured_to(context, &mut out);
+        out.into_text(written.map(drop).map_err(failed)).unwrap_or_else(|| {
+            let message = format!("it writes more than {} bytes", jinja::LONGEST_TEXT);
+            Err(Error::Chat { message })
+        })
     }
 }
 
 /// `None` if there is no such file.
 fn read_optional(path: &Path) -> Result<Option<String>, Error> {
-    let bytes = match std::fs::read(path) {
+    let bytes = match file::read(path, file::LARGEST_MODEL_FILE) {
         Ok(bytes) => bytes,
-        Err(reason) if reason.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(reason) => return Err(Error::Io { path: path.to_path_buf(), reason }),
+        Err(Error::Io { reason, .. }) if reason.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
     };
     String::from_utf8(bytes).map(Some).map_err(|error| Error::ModelFile {
         path: path.to_path_buf(),

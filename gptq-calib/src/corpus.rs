@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::chat::ChatTemplate;
 use crate::read::{self, Context, Document};
-use crate::{Error, Tokenizer};
+use crate::{Error, Tokenizer, file};
 
 /// What stands between two text documents, as in the reference's WikiText-2.
 const SEPARATOR: &str = "\n\n";
@@ -55,7 +55,8 @@ impl Corpus {
     /// Any other file is one document of UTF-8 text.
     ///
     /// # Errors
-    /// [`Error::NoFiles`], [`Error::Io`], [`Error::NotUtf8`] with the byte, [`Error::EmptyFile`],
+    /// [`Error::NoFiles`], [`Error::Io`], [`Error::NoFile`], [`Error::TooLarge`] for more than a
+    /// gigabyte, [`Error::NotUtf8`] with the byte, [`Error::EmptyFile`],
     /// [`Error::Line`] with the line and what is wrong there, and [`Error::Tokenize`].
     ///
     /// Everything is held in memory at once: about twice the files' size, and about 400 bytes per
@@ -73,8 +74,7 @@ impl Corpus {
         let context = Context { template, vocab_size: tokenizer.vocab_size() };
         let mut builder = Builder::new(tokenizer);
         for path in paths {
-            let bytes = std::fs::read(path)
-                .map_err(|reason| Error::Io { path: path.to_path_buf(), reason })?;
+            let bytes = file::read(path, file::LARGEST_CORPUS)?;
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             builder.sources.push(source(&name, &bytes));
             for document in read::documents(path, bytes, context)? {

@@ -15,6 +15,29 @@ pub enum Error {
         /// What the system said.
         reason: std::io::Error,
     },
+    /// A folder, a pipe or a device where a file should be.
+    #[error(
+        "{} is no file but a folder, a pipe or a device; write its contents to a file and name \
+         that",
+        path.display()
+    )]
+    NoFile {
+        /// What was named.
+        path: PathBuf,
+    },
+    /// A file larger than anything of its kind.
+    #[error(
+        "{} has {bytes} bytes, but files of this kind have at most {largest}; take a part of it",
+        path.display()
+    )]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size, or what was read of it before reading stopped.
+        bytes: u64,
+        /// The most that is read.
+        largest: u64,
+    },
     /// No file was named at all.
     #[error("no calibration file was given; name at least one .txt or .jsonl file")]
     NoFiles,

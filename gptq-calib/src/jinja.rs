@@ -21,10 +21,54 @@ const DATE: [(char, &str); 10] = [
     ('M', "00"),
 ];
 
+/// Instructions of one rendering: a hundred times what the longest templates need for a long
+/// conversation, and a second or two of work.
+const MOST_STEPS: u64 = 10_000_000;
+
+/// Bytes of the longest text that a template may write.
+pub(crate) const LONGEST_TEXT: usize = 64 << 20;
+
+/// The widest indentation of a line of JSON.
+const WIDEST_INDENT: usize = 64;
+
+/// What a template writes, up to [`LONGEST_TEXT`].
+#[derive(Default)]
+pub(crate) struct Bounded {
+    text: Vec<u8>,
+    overflowed: bool,
+}
+
+impl Bounded {
+    /// The text, or the error that ended it; `None` if it became too long.
+    pub(crate) fn into_text<E>(self, written: Result<(), E>) -> Option<Result<String, E>> {
+        match self.overflowed {
+            true => None,
+            // Templates write strings only.
+            false => Some(written.map(|()| String::from_utf8_lossy(&self.text).into_owned())),
+        }
+    }
+}
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if bytes.len() > LONGEST_TEXT - self.text.len() {
+            self.overflowed = true;
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// An interpreter with the block trimming, functions and filters that chat templates count on.
 pub(crate) fn environment() -> Result<Environment<'static>, Error> {
     let mut env = Environment::new();
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    env.set_fuel(Some(MOST_STEPS));
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     env.add_function("raise_exception", raise_exception);
     env.add_function("strftime_now", strftime_now);
@@ -80,6 +124,10 @@ fn tojson(value: Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     options.assert_all_used()?;
     match indent {
+        Some(width) if width > WIDEST_INDENT => {
+            let message = format!("tojson indents by {width}, but at most by {WIDEST_INDENT}");
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        }
         Some(width) => {
             to_json_with(&value, PrettyFormatter::with_indent(" ".repeat(width).as_bytes()))
         }

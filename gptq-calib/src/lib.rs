@@ -46,6 +46,7 @@ mod chat;
 mod corpus;
 mod doctor;
 mod error;
+mod file;
 mod jinja;
 mod read;
 mod sample;

@@ -1,12 +1,15 @@
 //! The one door to the `tokenizers` crate.
 
-use std::path::Path;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
 
 use tokenizers::{
     DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
 };
 
-use crate::Error;
+use crate::{Error, file};
 
 /// A tokenizer as `tokenizer.json` describes it, without any truncation or padding stored there.
 ///
@@ -29,11 +32,10 @@ impl Tokenizer {
     /// Reads a `tokenizer.json`.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be read, [`Error::TokenizerFile`] if it is not a tokenizer
-    /// definition; both name the file.
+    /// [`Error::Io`], [`Error::NoFile`] and [`Error::TooLarge`] if the file cannot be read,
+    /// [`Error::TokenizerFile`] if it is not a tokenizer definition; all name the file.
     pub fn from_file(path: &Path) -> Result<Self, Error> {
-        let bytes =
-            std::fs::read(path).map_err(|reason| Error::Io { path: path.to_path_buf(), reason })?;
+        let bytes = file::read(path, file::LARGEST_MODEL_FILE)?;
         Self::parse(&path.display().to_string(), &bytes)
     }
 
@@ -47,8 +49,7 @@ impl Tokenizer {
 
     fn parse(name: &str, bytes: &[u8]) -> Result<Self, Error> {
         let failed = |message: String| Error::TokenizerFile { name: name.to_owned(), message };
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| failed(error.to_string()))?;
+        let mut inner = contained(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(failed)?;
         // A stored limit of 512 tokens would silently cut a whole book to one window.
         inner.with_truncation(None).map_err(|error| failed(error.to_string()))?;
         inner.with_padding(None);
@@ -65,9 +66,8 @@ impl Tokenizer {
     ///
     /// Costs about 400 bytes of working memory per token while it runs.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, Error> {
-        let encoding = self.inner.encode_fast(text, add_special_tokens).map_err(|error| {
-            Error::Tokenize { action: "encode this text", message: error.to_string() }
-        })?;
+        let encoding = contained(|| self.inner.encode_fast(text, add_special_tokens))
+            .map_err(|message| Error::Tokenize { action: "encode this text", message })?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -77,7 +77,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenize`] if the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, Error> {
-        self.inner.decode(ids, skip_special_tokens).map_err(decode_error)
+        contained(|| self.inner.decode(ids, skip_special_tokens)).map_err(decode_error)
     }
 
     /// Text for ids that arrive one at a time, see [`DecodeStream`].
@@ -124,8 +124,22 @@ impl Tokenizer {
     }
 }
 
-fn decode_error(error: tokenizers::Error) -> Error {
-    Error::Tokenize { action: "decode these ids", message: error.to_string() }
+fn decode_error(message: String) -> Error {
+    Error::Tokenize { action: "decode these ids", message }
+}
+
+/// The crate panics on some definitions that contradict themselves. What a file holds is an error
+/// whichever way it comes to light.
+fn contained<T>(work: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_or_else(
+        |panic| {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+            let text = text.unwrap_or_else(|| "no reason given".to_owned());
+            Err(format!("tokenizer.json contradicts itself ({text})"))
+        },
+        |result| result.map_err(|error| error.to_string()),
+    )
 }
 
 /// Turns generated ids into text as they come, never in the middle of a character: a character
@@ -153,7 +167,7 @@ impl DecodeStream<'_> {
     /// [`Error::Tokenize`] if the tokenizer's decoder fails or revises text already given out.
     pub fn push(&mut self, id: u32) -> Result<Option<String>, Error> {
         self.held.push(id);
-        let text = self.inner.step(id).map_err(decode_error)?;
+        let text = contained(|| self.inner.step(id)).map_err(decode_error)?;
         if text.is_some() {
             self.held.clear();
         }

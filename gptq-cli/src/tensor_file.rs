@@ -18,6 +18,12 @@ pub(crate) struct TensorFile {
 impl TensorFile {
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
         let name = path.display().to_string();
+        // Opening a pipe waits for whoever writes into it.
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Err(Failure::failed(format!(
+                "{name} is no file but a folder, a pipe or a device"
+            )));
+        }
         let bytes =
             fs::read(path).map_err(|e| Failure::failed(format!("cannot read {name}: {e}")))?;
         Ok(Self { path: name, bytes })
@@ -108,6 +114,13 @@ pub(crate) fn write(path: &Path, tensors: &[Out<'_>]) -> Result<(), Failure> {
     let bytes = safetensors::serialize(views, None).map_err(|e| failed(&e))?;
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
+    // Through a link, somebody else's file would be overwritten.
+    if fs::symlink_metadata(&partial).is_ok_and(|found| !found.is_file()) {
+        return Err(failed(&format!(
+            "{} is in the way and no file",
+            Path::new(&partial).display()
+        )));
+    }
     fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, path)).map_err(|e| {
         let _ = fs::remove_file(&partial);
         failed(&e)

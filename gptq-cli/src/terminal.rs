@@ -1,6 +1,7 @@
 //! The only file that prints: results, messages, tables, progress.
 
 use std::{
+    borrow::Cow,
     io::{IsTerminal, Write},
     time::{Duration, Instant},
 };
@@ -19,7 +20,18 @@ pub(crate) fn print(text: &str) {
 
 /// Writes a line to stderr.
 pub(crate) fn message(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", harmless(text));
+}
+
+/// The same text without what a terminal would take for a command: names of files and tensors are
+/// whatever their authors chose.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let commands = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(commands) {
+        return text.into();
+    }
+    let shown = |c: char| if commands(c) { c.escape_unicode().to_string() } else { c.into() };
+    text.chars().map(shown).collect::<String>().into()
 }
 
 /// The one JSON object of `--json`.
@@ -40,7 +52,8 @@ impl Table {
     }
 
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+        let cells = cells.into_iter().map(|cell| harmless(&cell).into_owned());
+        self.rows.push(cells.collect());
     }
 
     pub(crate) fn render(&self) -> String {

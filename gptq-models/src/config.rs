@@ -30,10 +30,16 @@ impl ModelConfig {
     /// [`Error::Config`] naming the key.
     pub(crate) fn read(reader: &ConfigReader<'_>) -> Result<Self, Error> {
         let longest = reader.spelled(&["max_position_embeddings", "n_positions", "max_seq_len"])?;
+        let layers = reader.count_of(&["num_hidden_layers", "n_layer", "n_layers"])?;
+        if layers > ConfigReader::MOST_LAYERS {
+            let most = ConfigReader::MOST_LAYERS;
+            let message = format!("is {layers}, but no model has more than {most} blocks");
+            return Err(reader.error("num_hidden_layers", message));
+        }
         Ok(Self {
             model_type: reader.text("model_type")?,
             hidden_size: reader.count_of(&["hidden_size", "n_embd", "n_embed", "d_model"])?,
-            layers: reader.count_of(&["num_hidden_layers", "n_layer", "n_layers"])?,
+            layers,
             heads: reader.count_of(&["num_attention_heads", "n_head", "n_heads"])?,
             vocab_size: reader.count("vocab_size")?,
             max_position_embeddings: longest.unwrap_or(2048),
@@ -54,6 +60,8 @@ pub(crate) struct ConfigReader<'a> {
 impl<'a> ConfigReader<'a> {
     /// No dimension of a tensor is larger.
     pub(crate) const LARGEST: usize = 1 << 31;
+    /// No model has more blocks: some lists have an entry for each before any file is looked at.
+    const MOST_LAYERS: usize = 4096;
 
     pub(crate) fn new(config: &'a Value, file: &'a str) -> Self {
         Self { object: config.as_object(), file, prefix: "" }

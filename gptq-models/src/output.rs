@@ -235,8 +235,8 @@ fn copy_files(checkpoint: &Checkpoint, out: &Path, beside: bool) -> Result<Vec<E
             entry(Fate::Rewritten, Some("its tensors are accounted for one by one"))
         } else if name.ends_with(".safetensors.index.json") {
             entry(Fate::Dropped, Some("the result has an index of its own, if it needs one"))
-        } else if from.is_dir() {
-            entry(Fate::Dropped, Some("a folder; only files belong to the model"))
+        } else if is_no_file(&from)? {
+            entry(Fate::Dropped, Some("no file; only files belong to the model"))
         } else if WEIGHT_FILES.iter().any(|suffix| name.to_lowercase().ends_with(suffix)) {
             entry(Fate::Dropped, Some("weights in a file the model is not read from"))
         } else {
@@ -245,6 +245,12 @@ fn copy_files(checkpoint: &Checkpoint, out: &Path, beside: bool) -> Result<Vec<E
         });
     }
     Ok(ledger)
+}
+
+/// Whether this is a folder, a pipe or a device. Links count as what they lead to, and one that leads
+/// nowhere is an error: what it stood for may be needed.
+pub(crate) fn is_no_file(path: &Path) -> Result<bool, Error> {
+    Ok(!fs::metadata(path).map_err(|e| Error::io("read", path, e))?.is_file())
 }
 
 /// Contents without permissions: a read-only source must not make a result nobody can edit.

@@ -50,12 +50,17 @@ impl Scaling {
             Some(kind) => kind,
             None => nested.optional_text("type")?.unwrap_or_else(|| "default".into()),
         };
-        let positive = |key: &str| -> Result<f64, Error> {
+        let stated = |key: &str| -> Result<Option<f64>, Error> {
             match nested.optional_number(key)? {
-                Some(n) if n > 0.0 => Ok(n),
-                Some(n) => Err(nested.error(key, format!("is {n}, but must be above 0"))),
-                None => Err(nested.error(key, format!("is missing, but {kind} RoPE needs it"))),
+                Some(n) if n <= 0.0 => {
+                    Err(nested.error(key, format!("is {n}, but must be above 0")))
+                }
+                stated => Ok(stated),
             }
+        };
+        let positive = |key: &str| -> Result<f64, Error> {
+            let missing = || nested.error(key, format!("is missing, but {kind} RoPE needs it"));
+            stated(key)?.ok_or_else(missing)
         };
         // A key at the top level overrides the nested one.
         let key = "original_max_position_embeddings";
@@ -67,15 +72,22 @@ impl Scaling {
             "default" | "mrope" => Scaling::None,
             "linear" => Scaling::Linear { factor: positive("factor")? },
             "dynamic" => Scaling::Dynamic { factor: positive("factor")? },
-            "llama3" => Scaling::Llama3 {
-                factor: positive("factor")?,
-                low: positive("low_freq_factor")?,
-                high: positive("high_freq_factor")?,
-                original: original as f64,
-            },
+            "llama3" => {
+                let (low, high) = (positive("low_freq_factor")?, positive("high_freq_factor")?);
+                if low >= high {
+                    let message = format!("is {high}, but must be above low_freq_factor {low}");
+                    return Err(nested.error("high_freq_factor", message));
+                }
+                Scaling::Llama3 {
+                    factor: positive("factor")?,
+                    low,
+                    high,
+                    original: original as f64,
+                }
+            }
             // An early name of longrope in some files.
             "yarn" if nested.get("short_factor").is_none() => {
-                let factor = nested.optional_number("factor")?.unwrap_or(stretch);
+                let factor = stated("factor")?.unwrap_or(stretch);
                 Scaling::Yarn {
                     factor,
                     attention: yarn_attention(nested, factor)?,
@@ -84,8 +96,8 @@ impl Scaling {
                         nested.optional_number("mscale_all_dim")?.unwrap_or(0.0),
                     )
                     .powi(2),
-                    fast: nested.optional_number("beta_fast")?.unwrap_or(32.0),
-                    slow: nested.optional_number("beta_slow")?.unwrap_or(1.0),
+                    fast: stated("beta_fast")?.unwrap_or(32.0),
+                    slow: stated("beta_slow")?.unwrap_or(1.0),
                     original: original as f64,
                     truncate: nested.optional_flag("truncate")?.unwrap_or(true),
                 }
@@ -93,6 +105,9 @@ impl Scaling {
             "longrope" | "su" | "yarn" => {
                 let factors = |key: &str| -> Result<Vec<f64>, Error> {
                     match nested.optional_numbers(key)? {
+                        Some(list) if list.iter().any(|&f| f <= 0.0) => {
+                            Err(nested.error(key, "has entries that are not above 0"))
+                        }
                         Some(list) if list.len() == dim / 2 => Ok(list),
                         Some(list) => Err(nested.error(
                             key,
@@ -101,7 +116,7 @@ impl Scaling {
                         None => Err(nested.error(key, "is missing, but longrope RoPE needs it")),
                     }
                 };
-                let factor = nested.optional_number("factor")?.unwrap_or(stretch);
+                let factor = stated("factor")?.unwrap_or(stretch);
                 let default = if factor <= 1.0 {
                     1.0
                 } else {

@@ -1,6 +1,6 @@
 //! [`DynamicRules`]: settings that differ from module to module, the config's `dynamic`.
 
-use fancy_regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 use gptq_core::{Bits, GroupSize};
 use serde_json::{Map, Value};
 
@@ -45,6 +45,13 @@ pub enum Resolved<'a> {
     /// No rule matches: all settings are the config's.
     Default,
 }
+
+/// Bytes of a compiled rule; thousands of times what rules in use need.
+const LARGEST_PROGRAM: usize = 1 << 20;
+/// Instructions of a rule with look-around or references.
+const MOST_INSTRUCTIONS: usize = 1 << 15;
+/// Steps of such a rule on one name. Names have some fifty characters.
+const MOST_STEPS: usize = 100_000;
 
 /// The settings of one rule. `None` leaves a setting as the config has it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -132,7 +139,12 @@ impl Rule {
             Some(rest) => (true, rest),
             None => (false, pattern.strip_prefix("+:").unwrap_or(pattern)),
         };
-        let regex = Regex::new(expression).map_err(|error| Error::RulePattern {
+        let regex = RegexBuilder::new(expression)
+            .delegate_size_limit(LARGEST_PROGRAM)
+            .max_prog_size(MOST_INSTRUCTIONS)
+            .backtrack_limit(MOST_STEPS)
+            .build();
+        let regex = regex.map_err(|error| Error::RulePattern {
             pattern: pattern.to_owned(),
             message: error.to_string(),
         })?;

@@ -172,3 +172,25 @@ fn a_head_that_is_the_embedding_cannot_be_quantized() {
     ran.fails(1, &["lm_head", "ties it to the embedding", "config.json"]);
     assert!(!out.exists());
 }
+
+#[test]
+fn names_are_no_commands_to_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("\u{1b}[2Jmodel");
+    let ran = gptq(args!["inspect", model]);
+    ran.fails(1, &["\\u{1b}[2Jmodel"]);
+    assert!(!ran.stderr.contains('\u{1b}'), "{:?}", ran.stderr);
+}
+
+#[cfg(unix)]
+#[test]
+fn tensors_are_not_written_through_links() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, other) = (dir.path().join("logits.safetensors"), dir.path().join("thesis.tex"));
+    fs::write(&other, "years of work").unwrap();
+    std::os::unix::fs::symlink(&other, dir.path().join("logits.safetensors.partial")).unwrap();
+    let ids = fixture("arch/llama/expected.safetensors");
+    let ran = gptq(args!["logits", fixture("arch/llama"), "--ids", ids, "--out", out]);
+    ran.fails(1, &["logits.safetensors.partial is in the way"]);
+    assert_eq!(fs::read_to_string(&other).unwrap(), "years of work");
+}

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use fancy_regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 
 use super::CONFIG;
 use crate::{Error, checkpoint::read_json, config::ConfigReader};
@@ -39,7 +39,12 @@ impl Strength {
                 let named = format!("alpha_pattern {pattern:?}");
                 let alpha = value.as_f64().filter(|a| a.is_finite());
                 let alpha = alpha.ok_or_else(|| reader.error(&named, "is no number"))?;
-                let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"));
+                // As bounded as the rules of quantization configs are.
+                let regex = RegexBuilder::new(&format!(r"^(?:.*\.)?(?:{pattern})$"))
+                    .delegate_size_limit(1 << 20)
+                    .max_prog_size(1 << 15)
+                    .backtrack_limit(100_000)
+                    .build();
                 let regex =
                     regex.map_err(|e| reader.error(&named, format!("cannot be read: {e}")))?;
                 patterns.push((regex, alpha));

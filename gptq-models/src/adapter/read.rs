@@ -1,12 +1,12 @@
 //! Reading an adapter: every tensor is one half of a pair, or the file is refused.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, io::Read, path::Path};
 
 use ndarray::Array2;
 use safetensors::SafeTensors;
 
 use super::{A, Adapter, B, Module, PREFIX, WEIGHTS, config::Strength};
-use crate::{Error, TensorView};
+use crate::{Error, TensorView, checkpoint::open};
 
 impl Adapter {
     /// Opens a folder in PEFT layout.
@@ -17,7 +17,9 @@ impl Adapter {
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let strength = Strength::read(dir)?;
         let path = dir.join(WEIGHTS);
-        let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+        let mut bytes = Vec::new();
+        let read = open("read", &path)?.read_to_end(&mut bytes);
+        read.map_err(|e| Error::io("read", &path, e))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|e| {
             Error::file(&path, format!("is not a whole safetensors file ({e}); fetch it again"))
         })?;

@@ -25,7 +25,7 @@ pub(crate) struct Build<'a> {
     pub(super) config: &'a ModelConfig,
     /// Where `config.json` is, for messages.
     pub(super) file: &'a str,
-    /// Tensors of the file; none if there is no file.
+    /// Tensors of the file, sorted; none if there is no file.
     pub(super) names: &'a [&'a str],
     /// What stands before names of blocks, embedding and final norm.
     pub(super) root: String,
@@ -34,7 +34,7 @@ pub(crate) struct Build<'a> {
 }
 
 /// Experts of all layers together: no graph of more is built.
-const MOST_EXPERTS: usize = 1 << 20;
+const MOST_EXPERTS: usize = 1 << 17;
 /// Channels of all heads together: no layer is wider.
 const WIDEST: usize = 1 << 24;
 
@@ -100,7 +100,12 @@ impl<'a> Build<'a> {
 
     /// A norm's `eps`, from a key that has a default.
     pub(super) fn eps(&self, key: &str) -> Result<f32, Error> {
-        Ok(self.number(key)?.unwrap_or(1e-5))
+        let eps = self.number(key)?.unwrap_or(1e-5);
+        // The root of less than nothing is no number.
+        if eps < 0.0 {
+            return Err(self.keys.error(key, format!("is {eps}, but must not be negative")));
+        }
+        Ok(eps)
     }
 
     /// # Errors
@@ -339,6 +344,7 @@ impl<'a> Build<'a> {
 
     /// Whether the file has a tensor whose name starts so.
     pub(super) fn has(&self, prefix: &str) -> bool {
-        self.names.iter().any(|name| name.starts_with(prefix))
+        let first = self.names.partition_point(|name| *name < prefix);
+        self.names.get(first).is_some_and(|name| name.starts_with(prefix))
     }
 }

@@ -1,11 +1,13 @@
 //! Hugging Face model folders: read, mapped and checked; written, streamed and whole or not at all.
 
+mod file;
 mod read;
 mod staging;
 mod tensor;
 mod weight_files;
 mod write;
 
+pub(crate) use file::{open, read_text};
 pub use read::Checkpoint;
 pub(crate) use read::read_json;
 pub use staging::Staging;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
     path::{Path, PathBuf},
 };
 
@@ -12,7 +11,7 @@ use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::{TensorView, weight_files::weight_files};
+use super::{TensorView, file, weight_files::weight_files};
 use crate::Error;
 
 /// A model folder: `config.json` and `*.safetensors`, single or sharded, under the names of
@@ -94,7 +93,7 @@ impl Checkpoint {
     }
 
     fn map_shard(&mut self, path: &Path) -> Result<(), Error> {
-        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let file = file::open("open", path)?;
         #[allow(unsafe_code, reason = "a map is how checkpoints larger than memory are read")]
         // SAFETY: the map is read-only and private to this process. If another process truncates
         // the file meanwhile, reading faults; a checkpoint in use must not be changed.
@@ -225,11 +224,9 @@ impl Checkpoint {
 
 /// Reads a JSON file of bounded size.
 pub(crate) fn read_json(path: &Path) -> Result<Value, Error> {
-    const LARGEST: u64 = 256 << 20;
-    let size = fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
-    if size > LARGEST {
-        return Err(Error::file(path, format!("has {size} bytes, more than any JSON file here")));
+    let text = file::read_text(path)?;
+    if text.starts_with("\u{feff}".as_bytes()) {
+        return Err(Error::file(path, "begins with a byte order mark; save it as plain UTF-8"));
     }
-    let text = fs::read(path).map_err(|e| Error::io("read", path, e))?;
     serde_json::from_slice(&text).map_err(|e| Error::file(path, format!("is not JSON: {e}")))
 }

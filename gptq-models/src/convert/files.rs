@@ -9,7 +9,7 @@ use super::{entry, plan::Goal};
 use crate::{
     Checkpoint, Entry, Error, Fate,
     checkpoint::{read_json, write_json},
-    output::{WEIGHT_FILES, copy as copy_file},
+    output::{WEIGHT_FILES, copy as copy_file, is_no_file},
     verify::REPORT,
 };
 
@@ -74,7 +74,9 @@ pub(super) fn copy(checkpoint: &Checkpoint, out: &Path, target: Goal) -> Result<
             _ if name.ends_with(".safetensors.index.json") => {
                 (Fate::Dropped, Some("the result has an index of its own, if it needs one"))
             }
-            _ if from.is_dir() => (Fate::Dropped, Some("a folder; only files belong to the model")),
+            _ if is_no_file(&from)? => {
+                (Fate::Dropped, Some("no file; only files belong to the model"))
+            }
             _ if WEIGHT_FILES.iter().any(|suffix| name.to_lowercase().ends_with(suffix)) => {
                 (Fate::Dropped, Some("weights in a file the model is not read from"))
             }

@@ -311,6 +311,10 @@ fn open_partial(target: &Path) -> Result<(PathBuf, File), Error> {
     let mut name = target.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
     let partial = target.with_file_name(name);
+    // Opened, a link leads to somebody else's file, and a pipe waits for ever.
+    if fs::symlink_metadata(&partial).is_ok_and(|found| !found.is_file()) {
+        return Err(Error::file(&partial, "is in the way and no file; move it"));
+    }
     let failed = |e| Error::io("create", &partial, e);
     let mut options = File::options();
     let mut file = options
@@ -393,5 +397,17 @@ mod tests {
             assert!(error.contains("x.gguf"), "{error}");
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn nothing_is_written_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("a.gguf"), dir.path().join("other.gguf"));
+        fs::write(&other, "GGUF and years of work").unwrap();
+        std::os::unix::fs::symlink(&other, dir.path().join("a.gguf.partial")).unwrap();
+        let error = GgufFile::create(&path, &[], &one(1)).unwrap_err().to_string();
+        assert!(error.contains("a.gguf.partial is in the way"), "{error}");
+        assert_eq!(fs::read_to_string(&other).unwrap(), "GGUF and years of work");
     }
 }

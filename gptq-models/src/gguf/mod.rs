@@ -170,6 +170,9 @@ pub fn write_gguf(
             ),
         });
     }
+    // Before a table of tokens is made for as many rows as the config says.
+    let table = &arch.graph.embed.table;
+    checkpoint.check(&table.name, &table.shape)?;
     let mut notices = Vec::new();
     let tokenizer = TokenizerFiles::read(checkpoint.dir(), checkpoint.config())?;
     let tokenizer =

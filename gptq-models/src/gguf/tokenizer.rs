@@ -12,7 +12,10 @@ use std::{
 use serde_json::Value as Json;
 
 use super::{file::Value, pre};
-use crate::{Error, checkpoint::read_json};
+use crate::{
+    Error,
+    checkpoint::{read_json, read_text},
+};
 
 /// `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +54,8 @@ impl<'a> TokenizerFiles<'a> {
         let side = if side.is_file() { read_json(&side)? } else { Json::Null };
         let template = dir.join("chat_template.jinja");
         let template = template.is_file().then(|| {
-            std::fs::read_to_string(&template).map_err(|e| Error::io("read", &template, e))
+            let text = String::from_utf8(read_text(&template)?);
+            text.map_err(|e| Error::file(&template, format!("is not UTF-8: {}", e.utf8_error())))
         });
         Ok(Self { dir, config, main: read_json(&main)?, side, template: template.transpose()? })
     }

@@ -5,7 +5,6 @@ pub(crate) mod seal;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     path::Path,
 };
 
@@ -15,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Checkpoint, Error, Fate,
-    checkpoint::hex,
+    checkpoint::{hex, read_text},
     quantized::{StoredLayer, packed_names, quantization_config},
 };
 
@@ -135,7 +134,7 @@ pub fn source_hashes(checkpoint: &Checkpoint) -> Result<BTreeMap<String, String>
 /// The report; `None` if it cannot be understood any more, which is a finding.
 fn record(dir: &Path, findings: &mut Vec<Finding>) -> Result<Option<Record>, Error> {
     let path = dir.join(REPORT);
-    let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+    let bytes = read_text(&path)?;
     let mut finding = |problem: String| {
         findings.push(Finding { file: REPORT.into(), tensor: None, problem });
     };

@@ -82,6 +82,15 @@ fn a_folder_without_a_tokenizer() {
 }
 
 #[test]
+fn a_vocabulary_that_no_memory_holds() {
+    let large = folder("arch/llama", &byte_level(), |files| {
+        files.config["vocab_size"] = (1u64 << 31).into();
+    });
+    let words = ["model.embed_tokens.weight", "[320, 64]", "[2147483648, 64]"];
+    assert_says(&refused(large.path(), &auto()), &words);
+}
+
+#[test]
 fn damaged_weights_are_named() {
     let nan = folder("arch/llama", &byte_level(), |files| {
         files.tensor("model.layers.1.mlp.up_proj.weight").set_half(65, 0x7E00);

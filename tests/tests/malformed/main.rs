@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic like tests")]
 
 mod configs;
+mod files;
 mod inputs;
 mod outputs;
 mod packed;
+mod places;
 mod shards;
 mod tensors;
 
@@ -62,11 +64,13 @@ fn refused(model: &Path) -> String {
     error
 }
 
+fn load(model: &Path) -> Result<Model<CpuBackend>, String> {
+    Model::load(&open(model)?, CpuBackend::new()).map_err(|e| e.to_string())
+}
+
 /// The message with which a folder cannot be loaded to run.
 fn unloadable(model: &Path) -> String {
-    let load =
-        |source: Checkpoint| Model::load(&source, CpuBackend::new()).map_err(|e| e.to_string());
-    match open(model).and_then(load) {
+    match load(model) {
         Ok(_) => panic!("{} loads", model.display()),
         Err(error) => error,
     }
