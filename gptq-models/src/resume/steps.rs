@@ -93,10 +93,10 @@ impl Steps {
         let blocks = self.blocks();
         match (self.earlier.interruptions, self.damaged) {
             (0, _) => None,
-            (_, 0) => Some(format!("going on after {blocks} blocks of an interrupted run")),
+            (_, 0) => Some(format!("going on after block {blocks} of an interrupted run")),
             (_, damaged) => Some(format!(
                 "an interrupted run had finished {} blocks, but {damaged} are not what it wrote; \
-                 going on after {blocks}",
+                 going on after block {blocks}",
                 blocks + damaged
             )),
         }

@@ -4,8 +4,8 @@ use std::{fs, path::Path};
 
 use gptq_core::Reference;
 use gptq_models::{
-    Adapter, Architecture, Checkpoint, Method, Model, QuantizeOptions, diff, inspect, quantize,
-    verify,
+    Adapter, Architecture, Checkpoint, Kept, Method, Model, QuantizeOptions, Report, diff, inspect,
+    quantize, verify,
 };
 use serde_json::Value;
 
@@ -74,6 +74,12 @@ pub fn report(bytes: &[u8]) {
     fs::write(dir.path().join("gptq_report.json"), bytes).unwrap();
     drop(verify(dir.path(), None));
     drop(verify(dir.path(), Some(dir.path())));
+    drop(Report::open(dir.path()));
+    if let Ok(result) = Checkpoint::open(dir.path())
+        && let Ok(kept) = Kept::but(&result, ".*up_proj")
+    {
+        drop(kept.recipe().options());
+    }
 }
 
 /// A weight file with this header, and data as long as it says, up to a megabyte.
