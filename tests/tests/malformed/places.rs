@@ -238,7 +238,7 @@ fn names_that_are_no_text_are_copied_and_verified() {
 fn a_file_that_may_not_be_read_is_named() {
     let dir = llama(|_| {});
     let path = dir.path().join("config.json");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).unwrap();
     // Administrators may read everything.
     if fs::read(&path).is_err() {
         let error = open(dir.path()).unwrap_err();
