@@ -94,7 +94,11 @@ fn to_text(plan: &Forecast, seconds: Option<f64>, speed: Option<Speed>) -> Strin
         let part = |operations: f64, rate: f64| {
             format!("{:.1} TFLOP at {:.0} GFLOP/s", operations / 1e12, rate / 1e9)
         };
-        row("time, about", clock(std::time::Duration::from_secs_f64(seconds)));
+        let time = match seconds < 60.0 {
+            true => format!("{seconds:.1} s"),
+            false => clock(std::time::Duration::from_secs_f64(seconds)),
+        };
+        row("time, about", time);
         row("  through the model", part(w.forward, speed.forward));
         row("  Hessians", part(w.gather, speed.gather));
         row("  solving", part(w.solve, speed.solve));

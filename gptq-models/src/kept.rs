@@ -64,6 +64,15 @@ impl<'a> Kept<'a> {
         Ok(self.redo.resolve(name).map_err(failed)? == Resolved::Default)
     }
 
+    /// A rule that names nothing to do.
+    pub(crate) fn matches_none(&self) -> Error {
+        Error::input(format!(
+            "{:?} matches no linear; a rule must match from the beginning of a name, as .*down_proj \
+             matches model.layers.0.mlp.down_proj",
+            self.rule
+        ))
+    }
+
     /// A linear that is.
     pub(crate) fn layer(
         &self,

@@ -86,6 +86,8 @@ fn only_the_layers_asked_for_change() {
     ran.fails(1, &["some layers done again", "requantize"]);
     let ran = requantize(&mini(), &dir.path().join("x"), &["--layers", ".*"]);
     ran.fails(1, &["gptq_report.json"]);
+    let ran = requantize(&first, &dir.path().join("x"), &["--layers", "down_proj"]);
+    ran.fails(1, &["\"down_proj\" matches no linear", ".*down_proj"]);
     let ran = requantize(&first, &dir.path().join("x"), &["--layers", "(", "--skip"]);
     assert!(ran.code != 0 && !ran.stderr.contains("panicked"), "{}", ran.stderr);
 }

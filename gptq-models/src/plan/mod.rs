@@ -180,10 +180,16 @@ impl Plan {
 
     /// Leaves to an earlier result what is kept of it.
     pub(crate) fn keep(&mut self, kept: &Kept<'_>) -> Result<(), Error> {
+        let mut redone = 0;
         for linear in self.blocks.iter_mut().flatten().flatten().chain(&mut self.head) {
-            linear.kept = linear.config.is_some() && kept.keeps(&linear.place.name)?;
+            let keeps = kept.keeps(&linear.place.name)?;
+            linear.kept = linear.config.is_some() && keeps;
+            redone += usize::from(!keeps);
         }
-        Ok(())
+        match redone {
+            0 => Err(kept.matches_none()),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the original model must run beside the quantized one, as GPTAQ wants it.
