@@ -8,8 +8,13 @@ use ndarray::Array2;
 use serde::Serialize;
 
 use crate::{
-    Architecture, Checkpoint, Error, Method, QuantizeOptions, graph::Then, memory::Need,
-    meter::Cost, plan::Plan, run::together, unit::groups,
+    Architecture, Checkpoint, Error, Method, QuantizeOptions,
+    graph::Then,
+    memory::{Need, PROGRAM},
+    meter::Cost,
+    plan::Plan,
+    run::together,
+    unit::groups,
 };
 
 /// What a run will need and take.
@@ -113,7 +118,7 @@ pub fn forecast(
     // Before the first block: the largest tensor that is copied, and the rows of the embedding.
     let rows = (arch.config.vocab_size as u64).min(tokens) * arch.config.hidden_size as u64 * 4;
     let start = copied.max().unwrap_or(0).max(rows + residual.min(room)).max(text);
-    memory.start_bytes = start + Need::program();
+    memory.start_bytes = start + PROGRAM;
     // Of the many small pieces that tokenizing takes, allocators give about half back (measured).
     memory.program_bytes += text / 2;
     memory.peak_bytes = (memory.peak_bytes + text / 2).max(memory.start_bytes);

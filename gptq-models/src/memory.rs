@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The program, its threads and small things.
-const PROGRAM: u64 = 20 << 20;
+pub(crate) const PROGRAM: u64 = 20 << 20;
 
 /// Where memory went, in bytes. All but the first two are what the sizes in the headers come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,8 +100,9 @@ impl Need {
     /// # Errors
     /// [`Error::Input`] if it is less than what is needed without them.
     pub(crate) fn leaves(&self, limit: u64) -> Result<u64, Error> {
-        let (StageNeed { weights, hessian, pass, .. }, _) = self.largest(|_| 0);
-        let program = PROGRAM + self.mapped;
+        let (stage, _) = self.largest(|_| 0);
+        let StageNeed { weights, hessian, pass, .. } = stage;
+        let program = self.program(&stage);
         let needed = weights + hessian + pass + program;
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         limit.checked_sub(needed).ok_or_else(|| {
@@ -124,7 +125,7 @@ impl Need {
     pub(crate) fn forecast(&self, always: u64, channel: u64, room: u64) -> MemoryForecast {
         let (stage, waiting_bytes) =
             self.largest(|stage| (always + channel * stage.held).min(room));
-        let program_bytes = PROGRAM + self.mapped;
+        let program_bytes = self.program(&stage);
         MemoryForecast {
             start_bytes: 0,
             peak_bytes: waiting_bytes + stage.sum() + program_bytes,
@@ -136,8 +137,9 @@ impl Need {
         }
     }
 
-    pub(crate) fn program() -> u64 {
-        PROGRAM
+    /// The program, the files it reads, and what allocators keep beside large pieces.
+    fn program(&self, stage: &StageNeed) -> u64 {
+        PROGRAM + self.mapped + stage.sum() / 16
     }
 
     /// The most channels that samples hold beside the residual stream.
