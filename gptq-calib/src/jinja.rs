@@ -82,7 +82,8 @@ pub(crate) fn without_generation_marks(template: &str) -> String {
     let mut out = String::with_capacity(template.len());
     let mut rest = template;
     while let Some(open) = rest.find("{%") {
-        let Some(length) = rest[open..].find("%}") else { break };
+        // `{%}` opens a tag and does not close it.
+        let Some(length) = rest[open + 2..].find("%}").map(|inner| 2 + inner) else { break };
         let tag = &rest[open..open + length];
         out.push_str(&rest[..open]);
         match tag[2..].trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+') {
@@ -197,7 +198,9 @@ mod tests {
     fn generation_marks_vanish() {
         let marked = "a {%- generation %} b {%- endgeneration -%} c{% set x = '%' %}";
         assert_eq!(render(marked).unwrap(), "a bc");
-        assert_eq!(without_generation_marks("{% open"), "{% open");
+        for broken in ["{% open", "{%", "{%}", "{%}{%", "{%}é%}{%%}"] {
+            assert_eq!(without_generation_marks(broken), broken);
+        }
     }
 
     #[test]
