@@ -11,6 +11,9 @@ use crate::{
 /// The program, its threads and small things.
 pub(crate) const PROGRAM: u64 = 20 << 20;
 
+/// What a limit leaves free, because what is needed is known to a few percent only.
+const SPARE: u64 = 44 << 20;
+
 /// Where memory went, in bytes. All but the first two are what the sizes in the headers come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -102,7 +105,7 @@ impl Need {
     pub(crate) fn leaves(&self, limit: u64) -> Result<u64, Error> {
         let (stage, _) = self.largest(|_| 0);
         let StageNeed { weights, hessian, pass, .. } = stage;
-        let program = self.program(&stage);
+        let program = self.program(&stage) + SPARE;
         let needed = weights + hessian + pass + program;
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         limit.checked_sub(needed).ok_or_else(|| {
