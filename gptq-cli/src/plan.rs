@@ -36,7 +36,8 @@ pub(crate) fn run(args: &PlanArgs, json: bool) -> Result<(), Failure> {
     let backend = backend(args.run.precision);
     let set = (args.run.nsamples, model_dir::seqlen(args.run.seqlen, &checkpoint)?);
     let half = gptq_core::Backend::multiplies_bf16(&backend);
-    let plan = forecast(&checkpoint, &options, set, half, text_bytes(args)?)?;
+    let plan =
+        forecast(&checkpoint, &options, set, half, text_bytes(&args.run.calib, options.max_ram)?)?;
     let solves = options.method == Method::Gptq && args.measure > 0.0;
     let speed = match solves {
         true => {
@@ -59,17 +60,35 @@ pub(crate) fn run(args: &PlanArgs, json: bool) -> Result<(), Failure> {
 }
 
 /// Memory to read and tokenize the calibration text, if it is given.
-fn text_bytes(args: &PlanArgs) -> Result<u64, Failure> {
+///
+/// # Errors
+/// A file that cannot be read, or that takes more than the limit.
+pub(crate) fn text_bytes(calib: &[PathBuf], max_ram: Option<u64>) -> Result<u64, Failure> {
     let mut largest = 0;
-    for path in &args.run.calib {
+    // Whoever reads it whole says what is wrong with anything else.
+    for path in calib.iter().filter(|path| path.is_file()) {
         let failed = |e| Failure::failed(format!("cannot read {}: {e}", path.display()));
+        let size = std::fs::metadata(path).map_err(failed)?.len();
         let mut file = std::fs::File::open(path).map_err(failed)?;
-        let size = file.metadata().map_err(failed)?.len();
         let mut begins = [0; 256];
         let read = file.read(&mut begins).map_err(failed)?;
         let ids = String::from_utf8_lossy(&begins[..read]).contains("\"input_ids\"");
         // Measured: a text's words, their places and ids; a list of numbers as JSON.
-        largest = largest.max(size * if ids { 8 } else { 120 });
+        let (needs, words) = match ids {
+            true => (8 * size, "to read as ids"),
+            false => (128 * size, "to tokenize"),
+        };
+        if let Some(limit) = max_ram.filter(|&limit| needs > limit) {
+            return Err(Failure::failed(format!(
+                "{} has {} MiB and takes about {} MiB {words}, but --max-ram allows {} MiB; give \
+                 less text, or allow more",
+                path.display(),
+                size >> 20,
+                needs >> 20,
+                limit >> 20
+            )));
+        }
+        largest = largest.max(needs);
     }
     Ok(largest)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use gptq_calib::{CalibrationSet, Diagnosis, SampleSpec};
-use gptq_core::FallbackStrategy;
+use gptq_core::{Backend, FallbackStrategy};
 use gptq_kernels::CpuBackend;
 use gptq_models::{
     Checkpoint, EoraOptions, FallbackPolicy, Method, QuantizeOptions, Routing, Staging, quantize,
@@ -19,7 +19,7 @@ use crate::{
     },
     check, doctor,
     failure::Failure,
-    model_dir, policy, settings, summary,
+    model_dir, plan, policy, settings, summary,
     terminal::{self, Meter},
 };
 
@@ -60,6 +60,7 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
     let samples = match options.method {
         Method::Rtn => Vec::new(),
         Method::Gptq => {
+            plan::text_bytes(&run.calib, options.max_ram)?;
             let (set, found) = calibration(args, &checkpoint)?;
             options.calibration = doctor::judge(&set, &found, &args.accept)?;
             set.samples
@@ -68,6 +69,8 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
     let mut meter = Meter::new("quantize");
     let backend = backend(run.precision);
     options.computed = model_dir::describe(&backend);
+    // What tokenizing took.
+    backend.return_memory();
     let report = quantize(&checkpoint, &samples, &backend, &options, &args.out, &mut meter)?;
     meter.finish();
     let quality = policy::compare(&args.model, &args.out, &args.policy, run.seqlen)?;

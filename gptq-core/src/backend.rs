@@ -213,6 +213,10 @@ pub trait Backend: Send + Sync {
         self.upload(a.view())
     }
 
+    /// Gives memory that nothing holds any more back to the system. A pipeline says this where one
+    /// phase ends and the next needs other sizes; what it costs must be small beside a phase.
+    fn return_memory(&self) {}
+
     /// Whether products round their factors to bf16, so that what is only multiplied loses nothing
     /// when it is kept so.
     fn multiplies_bf16(&self) -> bool {

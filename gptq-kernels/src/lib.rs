@@ -35,6 +35,8 @@
 //! ```
 
 mod cpu;
+mod heap;
 pub mod measure;
 
 pub use cpu::{CpuBackend, CpuPacked, Isa, Precision};
+pub use heap::{return_memory, share_heap};

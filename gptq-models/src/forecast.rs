@@ -39,7 +39,7 @@ pub struct Forecast {
 pub struct MemoryForecast {
     /// The larger of the sum of the parts below, and of what is needed before the first block.
     pub peak_bytes: u64,
-    /// Before the first block: tokenizing, copying, looking up embeddings.
+    /// Before the first block: tokenizing, copying.
     pub start_bytes: u64,
     /// Samples that wait.
     pub waiting_bytes: u64,
@@ -49,7 +49,7 @@ pub struct MemoryForecast {
     pub hessian_bytes: u64,
     /// What the samples of one pass compute.
     pub pass_bytes: u64,
-    /// The program itself, pages of the files it reads, and what tokenizing leaves behind.
+    /// The program itself, and pages of the files it reads.
     pub program_bytes: u64,
 }
 
@@ -99,7 +99,10 @@ pub fn forecast(
     let streams = if plan.needs_native() { 2 } else { 1 };
     let need = match rounds {
         true => Need::of_rounding(&plan),
-        false => Need::of(checkpoint, &arch.graph, &plan, together(samples, length) * length),
+        false => {
+            let tokens = together(samples, length) * length;
+            Need::of(&arch.graph, &plan, options, tokens, half)
+        }
     };
     let (residual, channel) = (
         4 * arch.config.hidden_size as u64 * tokens * streams,
@@ -111,17 +114,10 @@ pub fn forecast(
         None => u64::MAX,
     };
     // What does not fit is computed again from what samples always hold.
-    let (channel, wants) = if most > room { (0, residual) } else { (channel, most) };
+    let wants = if most > room { residual } else { most };
     let mut memory = need.forecast(residual, channel, room);
-    let copied =
-        plan.copies.iter().filter_map(|name| Some(checkpoint.get(name)?.bytes.len() as u64));
-    // Before the first block: the largest tensor that is copied, and the rows of the embedding.
-    let rows = (arch.config.vocab_size as u64).min(tokens) * arch.config.hidden_size as u64 * 4;
-    let start = copied.max().unwrap_or(0).max(rows + residual.min(room)).max(text);
-    memory.start_bytes = start + PROGRAM;
-    // Of the many small pieces that tokenizing takes, allocators give about half back (measured).
-    memory.program_bytes += text / 2;
-    memory.peak_bytes = (memory.peak_bytes + text / 2).max(memory.start_bytes);
+    memory.start_bytes = text + PROGRAM;
+    memory.peak_bytes = memory.peak_bytes.max(memory.start_bytes);
     let mut work = Work::default();
     for (block, stages) in arch.graph.blocks.iter().zip(&plan.blocks) {
         for (stage, linears) in block.stages.iter().zip(stages) {

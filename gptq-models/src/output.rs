@@ -47,8 +47,7 @@ impl<'a> Output<'a> {
         options: &'a QuantizeOptions,
     ) -> Result<Self, Error> {
         for name in &plan.dense {
-            checkpoint.tensor(name)?.check_finite()?;
-            checkpoint.release();
+            checkpoint.check_finite(name)?;
         }
         let staging = Staging::open(out)?;
         let mut adapter =
@@ -82,8 +81,8 @@ impl<'a> Output<'a> {
     /// What no run changes.
     fn copy_tensors(&self, checkpoint: &Checkpoint, plan: &Plan) -> Result<(), Error> {
         for name in &plan.copies {
-            self.writer.put(name, checkpoint.tensor(name)?.bytes)?;
-            checkpoint.release();
+            let bytes = checkpoint.tensor(name)?.bytes;
+            self.writer.put_pieces(name, bytes.len(), checkpoint.pieces(bytes))?;
         }
         for plain in &plan.plain {
             let values = match plain.bias {

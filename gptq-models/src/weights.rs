@@ -153,9 +153,14 @@ impl<B: PackedBackend> Loader<'_, B> {
 
     /// A stage that is to be solved: its weights are plain matrices.
     pub(crate) fn stage(&self, stage: &Stage) -> Result<StageWeights<B>, Error> {
-        self.stage_of(stage, |place| {
-            self.for_many_tokens(place, source::weight(self.checkpoint, place)?)
-        })
+        self.stage_of(stage, |place| self.for_many_tokens(place, self.original(place)?))
+    }
+
+    /// What is to be quantized, without the pages that it was read from.
+    pub(crate) fn original(&self, place: &LinearPlace) -> Result<Array2<f32>, Error> {
+        let weight = source::weight(self.checkpoint, place)?;
+        self.checkpoint.release();
+        Ok(weight)
     }
 
     fn stage_of(

@@ -122,6 +122,10 @@ impl Backend for CpuBackend {
         Ok(a.into())
     }
 
+    fn return_memory(&self) {
+        crate::return_memory();
+    }
+
     fn multiplies_bf16(&self) -> bool {
         self.in_bf16()
     }

@@ -14,6 +14,9 @@ use serde_json::Value;
 use super::{TensorView, file, weight_files::weight_files};
 use crate::Error;
 
+/// Bytes of a tensor that are read at a time where it is not wanted whole.
+const PIECE: usize = 16 << 20;
+
 /// A model folder: `config.json` and `*.safetensors`, single or sharded, under the names of
 /// transformers or of AutoGPTQ.
 ///
@@ -90,6 +93,23 @@ impl Checkpoint {
             // Pages that stay are only memory.
             drop(dropped);
         }
+    }
+
+    /// A tensor's bytes, some at a time; what was read of them is given back.
+    pub(crate) fn pieces<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        bytes.chunks(PIECE).inspect(|_| self.release())
+    }
+
+    /// Refuses the first NaN or infinity of a tensor.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`], [`Error::MissingTensor`].
+    pub(crate) fn check_finite(&self, name: &str) -> Result<(), Error> {
+        let tensor = self.tensor(name)?;
+        let finite = |bytes| TensorView { bytes, ..tensor.clone() }.all_finite();
+        let all = self.pieces(tensor.bytes).all(finite);
+        self.release();
+        if all { Ok(()) } else { tensor.check_finite() }
     }
 
     fn map_shard(&mut self, path: &Path) -> Result<(), Error> {

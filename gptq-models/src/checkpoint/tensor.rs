@@ -102,7 +102,7 @@ impl TensorView<'_> {
     }
 
     /// Whether every float has an exponent below that of infinity and NaN.
-    fn all_finite(&self) -> bool {
+    pub(crate) fn all_finite(&self) -> bool {
         const RUN: usize = 4096;
         let finite = |exponent: u16| {
             let all = |run: &[[u8; 2]]| {

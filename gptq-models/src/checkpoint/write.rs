@@ -211,19 +211,33 @@ impl CheckpointWriter {
     /// [`Error::Io`] (a full disk, say), [`Error::File`] if the tensor is not expected, not of that
     /// length, or already written.
     pub fn put(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let place = self.places.get(name).filter(|place| place.length == bytes.len());
+        self.put_pieces(name, bytes.len(), std::iter::once(bytes))
+    }
+
+    /// The same, of pieces that together have this length.
+    pub(crate) fn put_pieces<'b>(
+        &self,
+        name: &str,
+        length: usize,
+        pieces: impl Iterator<Item = &'b [u8]>,
+    ) -> Result<(), Error> {
+        let place = self.places.get(name).filter(|place| place.length == length);
         let Some(place) = place.filter(|_| !self.is_written(name)) else {
             return Err(Error::file(
                 &self.dir,
-                format!("tensor {name} of {} bytes is not the one announced", bytes.len()),
+                format!("tensor {name} of {length} bytes is not the one announced"),
             ));
         };
         let shard = &self.shards[place.shard];
-        let written = shard.at(place.offset, |file| file.write_all(bytes));
-        written.map_err(|e| {
-            Error::io(&format!("write tensor {name} to"), &self.partial(&shard.name), e)
-        })?;
-        let hash = hex(&Sha256::digest(bytes));
+        let (mut offset, mut hasher) = (place.offset, Sha256::new());
+        for piece in pieces {
+            shard.at(offset, |file| file.write_all(piece)).map_err(|e| {
+                Error::io(&format!("write tensor {name} to"), &self.partial(&shard.name), e)
+            })?;
+            hasher.update(piece);
+            offset += piece.len() as u64;
+        }
+        let hash = hex(&hasher.finalize());
         let mut hashes = lock(&self.hashes);
         hashes.fresh.insert(name.to_owned(), hash.clone());
         hashes.all.insert(name.to_owned(), hash);

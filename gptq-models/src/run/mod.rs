@@ -96,7 +96,8 @@ impl<'a, B: PackedBackend> Run<'a, B> {
         let native = plan.needs_native();
         let solver = Solver { loader, options, kept, tokens };
         let graph = &solver.loader.arch.graph;
-        let need = Need::of(solver.loader.checkpoint, graph, plan, together * length);
+        let half = solver.loader.backend.multiplies_bf16();
+        let need = Need::of(graph, plan, options, together * length, half);
         let room = options.max_ram.map(|limit| need.leaves(limit)).transpose()?;
         Ok(Self { solver, plan, samples, length, together, positions: all, native, need, room })
     }
@@ -117,8 +118,7 @@ impl<'a, B: PackedBackend> Run<'a, B> {
         let mut parking = Parking::new(self.room, half, output.folder(), streams, held);
         let (mut walks, passed) = self.begin(&mut parking, output)?;
         let mut meter = Meter::new(self.operations(passed, earlier.len()), progress);
-        // What was checked, copied and embedded by now.
-        self.solver.loader.checkpoint.release();
+        self.solver.loader.backend.return_memory();
         let mut saving = Saving::new(self.solver.options.save_every);
         for (block, stages) in self.plan.blocks.iter().enumerate().skip(passed) {
             if block < earlier.len() {
@@ -157,14 +157,15 @@ impl<'a, B: PackedBackend> Run<'a, B> {
     /// The embedded samples.
     fn start(&self, parking: &mut Parking) -> Result<Vec<Walk<B::Tensor>>, Error> {
         let (loader, interpreter) = (&self.solver.loader, self.interpreter());
-        let (embed, rows) = loader.embed_of(self.samples.iter().flatten())?;
         let walk = |samples: &[Vec<u32>]| {
+            let (embed, rows) = loader.embed_of(samples.iter().flatten())?;
             let ids: Vec<u32> = samples.iter().flatten().map(|id| rows[id]).collect();
             let mut stream = interpreter.embed(&embed, &ids, 0, self.length)?;
             let mut native = if self.native { Some(stream.copy(loader.backend)?) } else { None };
             for stream in native.iter_mut().chain([&mut stream]) {
                 parking.check_in(loader.backend, stream)?;
             }
+            loader.checkpoint.release();
             Ok(Walk { stream, native })
         };
         self.samples.chunks(self.together).map(walk).collect()
@@ -225,6 +226,7 @@ impl<'a, B: PackedBackend> Run<'a, B> {
                 // Originals give way before quantized ones come.
                 stages.iter_mut().for_each(|at| at.weights.clear_linears());
             }
+            loader.backend.return_memory();
             for Sum { stage, group, moments, sent } in sums {
                 let at = &mut stages[stage];
                 let range = at.groups[group].linears.clone();
@@ -240,6 +242,7 @@ impl<'a, B: PackedBackend> Run<'a, B> {
             let solved = std::mem::take(&mut at.solved);
             self.solver.upload(at.stage, at.linears, solved, &mut at.weights)?;
         }
+        loader.backend.return_memory();
         pass.behind.append(&mut stages);
         let tokens = (self.samples.len() * self.length) as u64;
         let more = unit.end < self.plan.blocks[block].len();

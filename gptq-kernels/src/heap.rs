@@ -1,0 +1,35 @@
+//! What the C library's allocator does between threads.
+
+/// Lets all threads of this process allocate from one heap, and says whether that was possible.
+///
+/// glibc gives each thread a heap of its own, and what one has freed no other takes: a program whose
+/// large matrices are made now by this thread and now by that one holds them several times. Measured
+/// on a run of 130 MB: up to 157 MB with two threads. Speed was the same, since small pieces are kept
+/// per thread anyway. Other allocators and systems are left as they are, and the answer is `false`.
+///
+/// A program calls this, before it starts threads; a library leaves it to the program.
+///
+/// ```
+/// gptq_kernels::share_heap();
+/// ```
+pub fn share_heap() -> bool {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: `mallopt` takes two numbers and locks what it changes.
+    return unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) == 1 };
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    return false;
+}
+
+/// Gives what was freed, and the allocator kept for later, back to the system. Cost: some
+/// microseconds, and the system's zeroing of pages when they are wanted again.
+///
+/// ```
+/// gptq_kernels::return_memory();
+/// ```
+pub fn return_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: `malloc_trim` takes a number and touches only what is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
