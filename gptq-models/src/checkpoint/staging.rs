@@ -57,10 +57,9 @@ impl Staging {
     /// As [`Staging::create`].
     pub(crate) fn open(target: &Path) -> Result<Self, Error> {
         Self::check(target)?;
-        let name = target.file_name().ok_or_else(|| {
+        let partial = partial_of(target).ok_or_else(|| {
             Error::file(target, "is no place for an output folder; give it a name of its own")
         })?;
-        let partial = target.with_file_name(format!("{}.partial", name.to_string_lossy()));
         let marker = partial.join(MARKER);
         if !is_free(&partial) && !is_plain(&marker, fs::Metadata::is_file) {
             return Err(Error::file(
@@ -118,7 +117,21 @@ impl Staging {
         if is_free(target) {
             return Ok(());
         }
+        Self::sweep(target);
         Err(Error::OutputExists { path: target.display().to_string() })
+    }
+
+    /// Removes what a run left that was killed after it had given its result the final name.
+    fn sweep(target: &Path) {
+        let Some(partial) = partial_of(target) else { return };
+        let (result, marker) = (partial.join(RESULT), partial.join(MARKER));
+        if is_plain(&marker, fs::Metadata::is_file)
+            && !result.exists()
+            && let Ok(lock) = File::options().write(true).open(&marker)
+            && lock.try_lock().is_ok()
+        {
+            drop(Self { target: target.to_owned(), partial, result, _lock: lock, keep: false });
+        }
     }
 
     /// Where to write.
@@ -169,6 +182,11 @@ impl Drop for Staging {
             let _ = self.remove_all().and_then(|()| fs::remove_dir_all(&self.partial));
         }
     }
+}
+
+fn partial_of(target: &Path) -> Option<PathBuf> {
+    let name = target.file_name()?.to_string_lossy();
+    Some(target.with_file_name(format!("{name}.partial")))
 }
 
 /// Whether a folder can be made here: nothing, or an empty folder. A link is neither.
