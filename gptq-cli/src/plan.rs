@@ -101,11 +101,11 @@ fn to_text(plan: &Forecast, seconds: Option<f64>, speed: Option<Speed>) -> Strin
     row("output", bytes(plan.output_bytes));
     row("memory at most", bytes(m.peak_bytes));
     row("  samples that wait", bytes(m.waiting_bytes));
-    row("  weights of the largest stage", bytes(m.weights_bytes));
-    row("  widest Hessian", bytes(m.hessian_bytes));
+    row("  weights", bytes(m.weights_bytes));
+    row("  Hessians and factors", bytes(m.hessian_bytes));
     row("  one pass", bytes(m.pass_bytes));
     row("  the program and its files", bytes(m.program_bytes));
-    row("  before the first block", bytes(m.start_bytes));
+    row("memory to begin with", bytes(m.start_bytes));
     row("scratch file for samples", bytes(plan.scratch_bytes));
     row("samples saved on the way", bytes(plan.saved_bytes));
     if let (Some(seconds), Some(speed)) = (seconds, speed) {

@@ -34,18 +34,18 @@ pub struct Forecast {
     pub work: Work,
 }
 
-/// Bytes of memory.
+/// Bytes of memory, part by part, at the moment that needs most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryForecast {
     /// The larger of the sum of the parts below, and of what is needed before the first block.
     pub peak_bytes: u64,
-    /// Before the first block: tokenizing, copying.
+    /// Before the first block, to make tokens of the text.
     pub start_bytes: u64,
     /// Samples that wait.
     pub waiting_bytes: u64,
-    /// The largest stage.
+    /// Weights, as numbers and as codes.
     pub weights_bytes: u64,
-    /// The widest Hessian and its factor.
+    /// Hessians and factors.
     pub hessian_bytes: u64,
     /// What the samples of one pass compute.
     pub pass_bytes: u64,

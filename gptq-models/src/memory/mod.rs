@@ -13,7 +13,8 @@ pub(crate) const PROGRAM: u64 = 20 << 20;
 /// What a limit leaves free, because what is needed is known to a few percent only.
 const SPARE: u64 = 20 << 20;
 
-/// Where memory went, in bytes. All but the first two are what the sizes in the headers come to.
+/// Where memory went, in bytes: the most of each part, at whatever moment that was. All but the
+/// first three are what the sizes in the headers come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MemoryReport {
@@ -24,7 +25,7 @@ pub struct MemoryReport {
     pub waiting_bytes: u64,
     /// Samples that did not fit, in the scratch file.
     pub scratch_bytes: u64,
-    /// The largest stage: its weights as f32, their codes, and what they become.
+    /// Weights of the largest stage: as f32, their codes, and what products read.
     pub weights_bytes: u64,
     /// The widest Hessian and its factor.
     pub hessian_bytes: u64,
