@@ -104,9 +104,12 @@ impl Need {
     /// and for each channel more, or, where that is more than the `room`, are computed again.
     pub(crate) fn forecast(&self, always: u64, channel: u64, room: u64) -> MemoryForecast {
         let fits = |moment: &Moment| always + channel * moment.held <= room;
+        // What samples once waited in is kept for them.
+        let held = self.moments.iter().filter(|moment| fits(moment)).map(|moment| moment.held);
+        let pool = channel * held.max().unwrap_or(0);
         let waits = |moment: &Moment| match fits(moment) {
             true => always + channel * moment.held,
-            false => always.min(room),
+            false => (always + pool).min(room),
         };
         let behind = |moment: &Moment| if fits(moment) { 0 } else { moment.behind };
         let (moment, _) = self.largest(|moment| waits(moment) + behind(moment));
