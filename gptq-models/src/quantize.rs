@@ -137,7 +137,6 @@ fn rtn(
                 Some(kept) => kept.layer(&linear.place)?,
                 None => {
                     let weight = source::weight(checkpoint, &linear.place)?;
-                    checkpoint.release();
                     let failed = |source| Error::Layer { layer: linear.place.name.clone(), source };
                     let quantized = round_to_nearest(weight.view(), &config).map_err(failed)?;
                     (quantized, LayerReport::unsolved(&linear.place.name, &config))

@@ -13,6 +13,7 @@ use crate::{
     graph::Stage,
     output::Output,
     plan::LinearPlan,
+    source,
     weights::{Loader, StageWeights},
 };
 
@@ -40,7 +41,7 @@ impl<B: PackedBackend> Solver<'_, B> {
         moments: Option<Moments<B::Tensor>>,
         output: &mut Output<'_>,
     ) -> Result<(Vec<Array2<f32>>, Vec<LayerReport>), Error> {
-        let read = |l: &LinearPlan| self.loader.original(&l.place);
+        let read = |l: &LinearPlan| source::weight(self.loader.checkpoint, &l.place);
         let mut weights = linears.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let mut outcomes: Vec<Option<Outcome>> = linears.iter().map(|_| None).collect();
         if let Some(moments) = moments {

@@ -7,12 +7,17 @@ use gptq_pack::PackedBackend;
 use ndarray::Array2;
 
 use crate::{
-    Error, Routing,
+    Error, QuantizeOptions, Routing,
     graph::{Stage, Weigh},
     meter::Cost,
     plan::LinearPlan,
     weights::StageWeights,
 };
+
+/// How many stages of a block with so many are solved together: one, or all.
+pub(crate) fn unit_size(options: &QuantizeOptions, stages: usize) -> usize {
+    if options.true_sequential { 1 } else { stages.max(1) }
+}
 
 /// One stage of a unit.
 pub(crate) struct UnitStage<'a, B: PackedBackend> {

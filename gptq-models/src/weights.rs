@@ -98,11 +98,11 @@ impl<B: PackedBackend> Loader<'_, B> {
         self.embed_with(self.matrix(&self.arch.graph.embed.table)?)
     }
 
-    /// With those rows of the table that these ids need, and which row is whose.
-    pub(crate) fn embed_of<'i>(
+    /// Those rows of the table that these ids need, and which row is whose.
+    pub(crate) fn embed_rows<'i>(
         &self,
         ids: impl Iterator<Item = &'i u32>,
-    ) -> Result<(EmbedWeights<B::Tensor>, RowOf), Error> {
+    ) -> Result<(B::Tensor, RowOf), Error> {
         let table = &self.arch.graph.embed.table;
         self.checkpoint.check(&table.name, &table.shape)?;
         let view = self.checkpoint.tensor(&table.name)?;
@@ -112,10 +112,12 @@ impl<B: PackedBackend> Loader<'_, B> {
             row.assign(&view.row(id as usize).to_matrix(1, table.shape[1])?.row(0));
         }
         let rows = ids.into_iter().zip(0..).collect();
-        Ok((self.embed_with(self.backend.take(values)?)?, rows))
+        self.checkpoint.release();
+        Ok((self.backend.take(values)?, rows))
     }
 
-    fn embed_with(&self, table: B::Tensor) -> Result<EmbedWeights<B::Tensor>, Error> {
+    /// With this table, or rows of it.
+    pub(crate) fn embed_with(&self, table: B::Tensor) -> Result<EmbedWeights<B::Tensor>, Error> {
         let embed = &self.arch.graph.embed;
         let dtype = self.checkpoint.tensor(&embed.table.name)?.dtype;
         let positions = embed.positions.as_ref().map(|(table, _)| self.matrix(table));
@@ -153,14 +155,9 @@ impl<B: PackedBackend> Loader<'_, B> {
 
     /// A stage that is to be solved: its weights are plain matrices.
     pub(crate) fn stage(&self, stage: &Stage) -> Result<StageWeights<B>, Error> {
-        self.stage_of(stage, |place| self.for_many_tokens(place, self.original(place)?))
-    }
-
-    /// What is to be quantized, without the pages that it was read from.
-    pub(crate) fn original(&self, place: &LinearPlace) -> Result<Array2<f32>, Error> {
-        let weight = source::weight(self.checkpoint, place)?;
-        self.checkpoint.release();
-        Ok(weight)
+        self.stage_of(stage, |place| {
+            self.for_many_tokens(place, source::weight(self.checkpoint, place)?)
+        })
     }
 
     fn stage_of(

@@ -4,7 +4,7 @@ use crate::{
     QuantizeOptions, Routing,
     graph::{Graph, Stage},
     plan::{LinearPlan, Plan},
-    unit::groups,
+    unit::{groups, unit_size},
 };
 
 /// What is in memory at one moment of a run.
@@ -52,7 +52,7 @@ pub(crate) fn of(
     for (block, plans) in graph.blocks.iter().zip(&plan.blocks) {
         // Of the stages of this block that samples may have to go through again: weights, and a pass.
         let (mut before, mut behind, mut again) = (0, 0, 0);
-        let size = if options.true_sequential { 1 } else { plans.len().max(1) };
+        let size = unit_size(options, plans.len());
         for (stages, linears) in block.stages.chunks(size).zip(plans.chunks(size)) {
             let after = stages.last().and_then(Stage::holds).unwrap_or(0) as u64;
             let of_unit = run.unit(stages, linears, before, after).into_iter();

@@ -19,7 +19,7 @@ use resumed::Saving;
 
 use crate::{
     Error, Kept, LayerReport, Progress, QuantizeOptions,
-    block::{Interpreter, Positions, Stream},
+    block::{EmbedWeights, Interpreter, Positions, Stream},
     graph::Stage,
     memory::Need,
     meter::Meter,
@@ -27,7 +27,7 @@ use crate::{
     parking::Parking,
     plan::{LinearPlan, Plan},
     stage::Solver,
-    unit::{Round, Sum, UnitStage, accumulate, groups, rounds},
+    unit::{Round, Sum, UnitStage, accumulate, groups, rounds, unit_size},
     weights::{Loader, StageWeights},
 };
 
@@ -157,15 +157,20 @@ impl<'a, B: PackedBackend> Run<'a, B> {
     /// The embedded samples.
     fn start(&self, parking: &mut Parking) -> Result<Vec<Walk<B::Tensor>>, Error> {
         let (loader, interpreter) = (&self.solver.loader, self.interpreter());
+        let mut loaded = None;
         let walk = |samples: &[Vec<u32>]| {
-            let (embed, rows) = loader.embed_of(samples.iter().flatten())?;
+            let (table, rows) = loader.embed_rows(samples.iter().flatten())?;
+            let embed = match loaded.take() {
+                Some(embed) => EmbedWeights { table, ..embed },
+                None => loader.embed_with(table)?,
+            };
             let ids: Vec<u32> = samples.iter().flatten().map(|id| rows[id]).collect();
             let mut stream = interpreter.embed(&embed, &ids, 0, self.length)?;
             let mut native = if self.native { Some(stream.copy(loader.backend)?) } else { None };
             for stream in native.iter_mut().chain([&mut stream]) {
                 parking.check_in(loader.backend, stream)?;
             }
-            loader.checkpoint.release();
+            loaded = Some(embed);
             Ok(Walk { stream, native })
         };
         self.samples.chunks(self.together).map(walk).collect()
@@ -191,7 +196,7 @@ impl<'a, B: PackedBackend> Run<'a, B> {
 
     /// The stages of a block that are solved together.
     fn units(&self, stages: usize) -> Vec<Range<usize>> {
-        let size = if self.solver.options.true_sequential { 1 } else { stages.max(1) };
+        let size = unit_size(self.solver.options, stages);
         (0..stages).step_by(size).map(|start| start..start + size).collect()
     }
 

@@ -37,14 +37,16 @@ pub enum Stored {
     Fused(FusedExpert),
 }
 
-/// The weight of a linear, out × in.
+/// The weight of a linear, out × in. The pages it was read from are given back.
 ///
 /// Cost: the linear's own bytes are read once; of fused tensors only this linear's share.
 ///
 /// # Errors
 /// As [`tensors`], and [`Error::NotFinite`].
 pub(crate) fn weight(checkpoint: &Checkpoint, place: &LinearPlace) -> Result<Array2<f32>, Error> {
-    Found::at(checkpoint, place)?.read(place)
+    let weight = Found::at(checkpoint, place)?.read(place);
+    checkpoint.release();
+    weight
 }
 
 /// The bias of a linear, 1 × out; none if the model adds none.
