@@ -9,7 +9,7 @@ use crate::{
     bench::BenchCommand,
     check::{CheckArgs, TargetArgs},
     convert::ConvertArgs,
-    doctor::{AcceptArgs, DoctorArgs},
+    doctor::{AcceptArgs, DoctorArgs, SampleArgs},
     plan::PlanArgs,
     policy::PolicyArgs,
     quantize::ResumeArgs,
@@ -148,15 +148,8 @@ pub(crate) struct RunArgs {
     /// Calibration text: a .txt file, or .jsonl with "text", "messages" or "input_ids"; repeatable
     #[arg(long, value_name = "FILE")]
     pub(crate) calib: Vec<PathBuf>,
-    /// Calibration samples
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = count())]
-    pub(crate) nsamples: usize,
-    /// Tokens per sample [default: 2048, or the model's context if that is shorter]
-    #[arg(long, value_name = "N", value_parser = count())]
-    pub(crate) seqlen: Option<usize>,
-    /// Seed of the windows drawn from the text
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) samples: SampleArgs,
     /// Largest output file, in GB of tensors
     #[arg(long, value_name = "GB", default_value_t = 5.0)]
     pub(crate) max_shard_size: f64,

@@ -24,15 +24,32 @@ pub(crate) struct DoctorArgs {
     /// Calibration text, as for quantize; repeatable
     #[arg(long, value_name = "FILE", required = true)]
     pub(crate) calib: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) samples: SampleArgs,
+}
+
+/// What is drawn from calibration text.
+#[derive(Args, Debug)]
+pub(crate) struct SampleArgs {
     /// Calibration samples
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = count())]
-    pub(crate) nsamples: usize,
+    nsamples: usize,
     /// Tokens per sample [default: 2048, or the model's context if that is shorter]
     #[arg(long, value_name = "N", value_parser = count())]
     pub(crate) seqlen: Option<usize>,
     /// Seed of the windows drawn from the text
     #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
+    seed: u64,
+}
+
+impl SampleArgs {
+    pub(crate) fn spec(&self, checkpoint: &Checkpoint) -> Result<SampleSpec, Failure> {
+        Ok(SampleSpec {
+            n_samples: self.nsamples,
+            seq_len: model_dir::seqlen(self.seqlen, checkpoint)?,
+            seed: self.seed,
+        })
+    }
 }
 
 /// What to do with a set that makes no sense.
@@ -45,11 +62,7 @@ pub(crate) struct AcceptArgs {
 
 pub(crate) fn run(args: &DoctorArgs, json: bool) -> Result<(), Failure> {
     let checkpoint = Checkpoint::open(&args.model)?;
-    let spec = SampleSpec {
-        n_samples: args.nsamples,
-        seq_len: model_dir::seqlen(args.seqlen, &checkpoint)?,
-        seed: args.seed,
-    };
+    let spec = args.samples.spec(&checkpoint)?;
     let (set, found) = draw(&args.model, &checkpoint, &args.calib, &spec)?;
     if json {
         terminal::json(&json!({"provenance": set.provenance, "diagnosis": found}))?;

@@ -34,7 +34,8 @@ pub(crate) fn run(args: &PlanArgs, json: bool) -> Result<(), Failure> {
     let options = options(&args.run)?;
     let checkpoint = Checkpoint::open(&args.model)?;
     let backend = backend(args.run.precision);
-    let set = (args.run.nsamples, model_dir::seqlen(args.run.seqlen, &checkpoint)?);
+    let samples = args.run.samples.spec(&checkpoint)?;
+    let set = (samples.n_samples, samples.seq_len);
     let half = gptq_core::Backend::multiplies_bf16(&backend);
     let plan =
         forecast(&checkpoint, &options, set, half, text_bytes(&args.run.calib, options.max_ram)?)?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use gptq_calib::{CalibrationSet, Diagnosis, SampleSpec};
+use gptq_calib::{CalibrationSet, Diagnosis};
 use gptq_core::{Backend, FallbackStrategy};
 use gptq_kernels::CpuBackend;
 use gptq_models::{
@@ -73,7 +73,7 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
     backend.return_memory();
     let report = quantize(&checkpoint, &samples, &backend, &options, &args.out, &mut meter)?;
     meter.finish();
-    let quality = policy::compare(&args.model, &args.out, &args.policy, run.seqlen)?;
+    let quality = policy::compare(&args.model, &args.out, &args.policy, run.samples.seqlen)?;
     if json {
         terminal::json(&summary::to_json(&report, &args.out, quality.as_ref()))?;
     } else {
@@ -166,11 +166,7 @@ fn calibration(
     args: &QuantizeArgs,
     checkpoint: &Checkpoint,
 ) -> Result<(CalibrationSet, Diagnosis), Failure> {
-    let spec = SampleSpec {
-        n_samples: args.run.nsamples,
-        seq_len: model_dir::seqlen(args.run.seqlen, checkpoint)?,
-        seed: args.run.seed,
-    };
+    let spec = args.run.samples.spec(checkpoint)?;
     let (set, found) = doctor::draw(&args.model, checkpoint, &args.run.calib, &spec)?;
     let p = &set.provenance;
     terminal::message(&format!(

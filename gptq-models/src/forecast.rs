@@ -116,8 +116,10 @@ pub fn forecast(
     // What does not fit is computed again from what samples always hold.
     let wants = if most > room { residual } else { most };
     let mut memory = need.forecast(residual, channel, room);
-    memory.start_bytes = text + PROGRAM;
-    memory.peak_bytes = memory.peak_bytes.max(memory.start_bytes);
+    if !rounds {
+        memory.start_bytes = text + PROGRAM;
+        memory.peak_bytes = memory.peak_bytes.max(memory.start_bytes);
+    }
     let mut work = Work::default();
     for (block, stages) in arch.graph.blocks.iter().zip(&plan.blocks) {
         for (stage, linears) in block.stages.iter().zip(stages) {

@@ -10,6 +10,9 @@ use moments::{Moment, size_of};
 /// The program, its threads and small things.
 pub(crate) const PROGRAM: u64 = 20 << 20;
 
+/// The program that only rounds: it reads no text, and computes nothing on many threads.
+const ROUNDING: u64 = 12 << 20;
+
 /// What a limit leaves free, because what is needed is known to a few percent only.
 const SPARE: u64 = 20 << 20;
 
@@ -44,9 +47,10 @@ impl Moment {
         self.weights + self.hessian + self.pass
     }
 
-    /// The program, the files it reads, and what allocators keep: of pieces above 32 MiB, nothing.
-    fn program(&self) -> u64 {
-        PROGRAM + self.mapped + (self.sum() / 16).min(16 << 20)
+    /// With the program, the files it reads, and what allocators keep: of pieces above 32 MiB,
+    /// nothing.
+    fn with_program(self) -> Self {
+        Self { program: PROGRAM + self.mapped + (self.sum() / 16).min(16 << 20), ..self }
     }
 }
 
@@ -59,19 +63,21 @@ impl Need {
         tokens: usize,
         half: bool,
     ) -> Self {
-        Self { moments: moments::of(graph, plan, options, tokens as u64, half) }
+        let moments = moments::of(graph, plan, options, tokens as u64, half);
+        Self { moments: moments.into_iter().map(Moment::with_program).collect() }
     }
 
     /// Of a run that rounds one linear after the other.
     pub(crate) fn of_rounding(plan: &Plan) -> Self {
         let largest = plan.linears().map(size_of).max().unwrap_or(0);
-        Self { moments: vec![Moment { weights: 9 * largest, ..Moment::default() }] }
+        let moment = Moment { weights: 9 * largest, program: ROUNDING, ..Moment::default() };
+        Self { moments: vec![moment] }
     }
 
     /// The moment that needs most, with what waits then.
     fn largest(&self, more: impl Fn(&Moment) -> u64) -> (Moment, u64) {
         let all = self.moments.iter().map(|moment| (*moment, more(moment)));
-        let total = |(moment, more): &(Moment, u64)| moment.sum() + moment.program() + more;
+        let total = |(moment, more): &(Moment, u64)| moment.sum() + moment.program + more;
         all.max_by_key(total).unwrap_or_default()
     }
 
@@ -82,7 +88,7 @@ impl Need {
     pub(crate) fn leaves(&self, limit: u64) -> Result<u64, Error> {
         let (moment, behind) = self.largest(|moment| moment.behind);
         let Moment { weights, hessian, pass, .. } = moment;
-        let (weights, program) = (weights + behind, moment.program() + SPARE);
+        let (weights, program) = (weights + behind, moment.program + SPARE);
         let needed = weights + hessian + pass + program;
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         limit.checked_sub(needed).ok_or_else(|| {
@@ -114,7 +120,7 @@ impl Need {
         let behind = |moment: &Moment| if fits(moment) { 0 } else { moment.behind };
         let (moment, _) = self.largest(|moment| waits(moment) + behind(moment));
         let (waiting_bytes, weights_bytes) = (waits(&moment), moment.weights + behind(&moment));
-        let program_bytes = moment.program();
+        let program_bytes = moment.program;
         MemoryForecast {
             start_bytes: 0,
             peak_bytes: waiting_bytes

@@ -17,6 +17,8 @@ pub(crate) struct Moment {
     pub(crate) behind: u64,
     /// Pages of the model's files.
     pub(crate) mapped: u64,
+    /// Everything that is not of the model.
+    pub(crate) program: u64,
     /// Channels that samples hold beside the residual stream.
     pub(crate) held: u64,
 }
