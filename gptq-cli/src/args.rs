@@ -9,6 +9,7 @@ use crate::{
     bench::BenchCommand,
     check::{CheckArgs, TargetArgs},
     convert::ConvertArgs,
+    device::DeviceArgs,
     doctor::{AcceptArgs, DoctorArgs, SampleArgs},
     plan::PlanArgs,
     policy::PolicyArgs,
@@ -259,9 +260,8 @@ pub(crate) struct EvalArgs {
     /// Stop after this many windows
     #[arg(long, value_name = "N", value_parser = count())]
     pub(crate) max_windows: Option<usize>,
-    /// What products are made of: int8 rounds activations to bytes, exact is f32
-    #[arg(long, value_enum, value_name = "P", default_value_t = PrecisionArg::F32)]
-    pub(crate) precision: PrecisionArg,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
 }
 
 #[derive(Args, Debug)]
@@ -297,10 +297,8 @@ pub(crate) struct GenerateArgs {
     /// Same seed, same text
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
-    /// What products are made of: int8 rounds activations to bytes, exact is f32
-    /// [default: int8 where the CPU has vectors, else f32]
-    #[arg(long, value_enum, value_name = "P")]
-    pub(crate) precision: Option<PrecisionArg>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
 }
 
 #[derive(Args, Debug)]
@@ -318,9 +316,8 @@ pub(crate) struct LogitsArgs {
     /// safetensors to write: logits, F32 [batch, tokens, vocab]
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-    /// What products are made of: int8 rounds activations to bytes, exact is f32
-    #[arg(long, value_enum, value_name = "P", default_value_t = PrecisionArg::F32)]
-    pub(crate) precision: PrecisionArg,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
 }
 
 #[derive(Args, Debug)]
@@ -373,6 +370,7 @@ pub(crate) enum PassPrecisionArg {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PrecisionArg {
     F32,
+    F16,
     Bf16,
     Int8,
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::{
     args::{EvalArgs, PrecisionArg, ReadingArgs},
+    device::{Named, Work},
     failure::Failure,
     model_dir,
     terminal::{self, Meter, Table},
@@ -22,25 +23,40 @@ pub(crate) fn run(args: &EvalArgs, json: bool) -> Result<(), Failure> {
     let mut windows = windows(&ids, seqlen, args.stride)?;
     windows.truncate(args.max_windows.unwrap_or(usize::MAX));
 
-    let (adapter, precision) = (args.adapter.as_deref(), args.precision);
-    let model = model_dir::load(&args.model, &args.reading, adapter, precision)?;
-    // What is compared with is as it is.
-    let load = |dir| model_dir::load(dir, &ReadingArgs::default(), None, PrecisionArg::F32);
-    let reference = args.reference.as_deref().map(load).transpose()?;
-    let mut meter = Meter::new("eval");
-    let total = windows.len() as f64;
-    let result = evaluate(&model, reference.as_ref(), &ids, &windows, |done| {
-        meter.set(done as f64 / total, &format!("{done} of {total} windows"));
-    })?;
-    meter.finish();
-    if json {
-        let precision = model.backend().precision().name();
-        terminal::json(&Said { result: &result, precision })?;
-    } else {
-        terminal::print(&table(&args.model, &result));
-        terminal::message(&model_dir::describe(model.backend()));
+    args.device.run(&checkpoint, PrecisionArg::F32, &Task { args, json, ids, windows })
+}
+
+/// What is asked, and the text it is about.
+struct Task<'a> {
+    args: &'a EvalArgs,
+    json: bool,
+    ids: Vec<u32>,
+    windows: Vec<Window>,
+}
+
+impl Work for Task<'_> {
+    fn run<B: Named>(&self, backend: B) -> Result<(), Failure> {
+        let Self { args, json, ids, windows } = self;
+        // What is compared with is as it is.
+        let exact = backend.exact();
+        let model = model_dir::load(&args.model, &args.reading, args.adapter.as_deref(), backend)?;
+        let load = |dir| model_dir::load(dir, &ReadingArgs::default(), None, exact);
+        let reference = args.reference.as_deref().map(load).transpose()?;
+        let mut meter = Meter::new("eval");
+        let total = windows.len() as f64;
+        let result = evaluate(&model, reference.as_ref(), ids, windows, |done| {
+            meter.set(done as f64 / total, &format!("{done} of {total} windows"));
+        })?;
+        meter.finish();
+        let backend = model.backend();
+        if *json {
+            terminal::json(&Said { result: &result, precision: backend.precision_name() })?;
+        } else {
+            terminal::print(&table(&args.model, &result));
+            terminal::message(&backend.describe());
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 #[derive(Serialize)]

@@ -51,6 +51,12 @@ impl From<gptq_models::Error> for Failure {
     }
 }
 
+impl From<gptq_core::Error> for Failure {
+    fn from(error: gptq_core::Error) -> Self {
+        Failure::Failed(error.to_string())
+    }
+}
+
 impl From<gptq_calib::Error> for Failure {
     fn from(error: gptq_calib::Error) -> Self {
         Failure::Failed(error.to_string())

@@ -6,68 +6,89 @@ use gptq_calib::{ChatTemplate, Message, Tokenizer};
 use gptq_models::{Generated, Sampling, generate};
 use serde_json::json;
 
-use crate::{args::GenerateArgs, failure::Failure, model_dir, terminal};
+use crate::{
+    args::GenerateArgs,
+    device::{self, Named, Work},
+    failure::Failure,
+    model_dir, terminal,
+};
 
 pub(crate) fn run(args: &GenerateArgs, json: bool) -> Result<(), Failure> {
     let sampling = sampling(args)?;
     let tokenizer = model_dir::tokenizer(&args.model)?;
     let prompt = prompt(args, &tokenizer, &args.model)?;
-    let precision = model_dir::fast(args.precision);
-    let model = model_dir::load(&args.model, &args.reading, args.adapter.as_deref(), precision)?;
+    let checkpoint = model_dir::open(&args.model, &args.reading)?;
+    let task = Task { args, json, sampling, tokenizer, prompt };
+    args.device.run(&checkpoint, device::fast(), &task)
+}
 
-    let mut stream = tokenizer.decode_stream(true);
-    let mut text = String::new();
-    let mut broken = None;
-    let mut show = |piece: Option<String>| {
-        if let Some(piece) = piece {
-            text += &piece;
-            if !json {
-                terminal::print(&piece);
+struct Task<'a> {
+    args: &'a GenerateArgs,
+    json: bool,
+    sampling: Sampling,
+    tokenizer: Tokenizer,
+    prompt: Vec<u32>,
+}
+
+impl Work for Task<'_> {
+    fn run<B: Named>(&self, backend: B) -> Result<(), Failure> {
+        let Self { args, json, sampling, tokenizer, prompt } = self;
+        let model = model_dir::load(&args.model, &args.reading, args.adapter.as_deref(), backend)?;
+
+        let mut stream = tokenizer.decode_stream(true);
+        let mut text = String::new();
+        let mut broken = None;
+        let mut show = |piece: Option<String>| {
+            if let Some(piece) = piece {
+                text += &piece;
+                if !*json {
+                    terminal::print(&piece);
+                }
             }
+        };
+        let out =
+            generate(&model, prompt, args.max_new_tokens, *sampling, |id| match stream.push(id) {
+                Ok(piece) => {
+                    show(piece);
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    broken = Some(error);
+                    ControlFlow::Break(())
+                }
+            })?;
+        if let Some(error) = broken {
+            return Err(error.into());
         }
-    };
-    let out =
-        generate(&model, &prompt, args.max_new_tokens, sampling, |id| match stream.push(id) {
-            Ok(piece) => {
-                show(piece);
-                ControlFlow::Continue(())
-            }
-            Err(error) => {
-                broken = Some(error);
-                ControlFlow::Break(())
-            }
-        })?;
-    if let Some(error) = broken {
-        return Err(error.into());
-    }
-    show(stream.finish()?);
+        show(stream.finish()?);
 
-    let rate = tokens_per_second(&out);
-    if json {
-        terminal::json(&json!({
-            "text": text,
-            "ids": out.ids,
-            "ended": out.ended,
-            "prompt_tokens": prompt.len(),
-            "new_tokens": out.ids.len(),
-            "precision": model.backend().precision().name(),
-            "prefill_seconds": out.prefill_seconds,
-            "decode_seconds": out.decode_seconds,
-            "prompt_tokens_per_second": prompt.len() as f64 / out.prefill_seconds,
-            "tokens_per_second": rate,
-        }))?;
-    } else {
-        terminal::print("\n");
-        terminal::message(&format!(
-            "{} prompt tokens at {:.1} tokens/s, {} new tokens at {} tokens/s, {}",
-            prompt.len(),
-            prompt.len() as f64 / out.prefill_seconds,
-            out.ids.len(),
-            rate.map_or("-".to_owned(), |rate| format!("{rate:.1}")),
-            model_dir::describe(model.backend()),
-        ));
+        let rate = tokens_per_second(&out);
+        if *json {
+            terminal::json(&json!({
+                "text": text,
+                "ids": out.ids,
+                "ended": out.ended,
+                "prompt_tokens": prompt.len(),
+                "new_tokens": out.ids.len(),
+                "precision": model.backend().precision_name(),
+                "prefill_seconds": out.prefill_seconds,
+                "decode_seconds": out.decode_seconds,
+                "prompt_tokens_per_second": prompt.len() as f64 / out.prefill_seconds,
+                "tokens_per_second": rate,
+            }))?;
+        } else {
+            terminal::print("\n");
+            terminal::message(&format!(
+                "{} prompt tokens at {:.1} tokens/s, {} new tokens at {} tokens/s, {}",
+                prompt.len(),
+                prompt.len() as f64 / out.prefill_seconds,
+                out.ids.len(),
+                rate.map_or("-".to_owned(), |rate| format!("{rate:.1}")),
+                model.backend().describe(),
+            ));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The first token comes with the prompt; the others are what decoding took.

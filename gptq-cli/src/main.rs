@@ -10,6 +10,7 @@ mod bench;
 mod check;
 mod convert;
 mod demo;
+mod device;
 mod diff;
 mod doctor;
 mod eval;

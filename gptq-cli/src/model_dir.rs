@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use gptq_calib::Tokenizer;
-use gptq_kernels::{CpuBackend, Isa, Precision};
 use gptq_models::{Adapter, Architecture, Checkpoint, Model};
-use gptq_pack::ZeroPointFormat;
+use gptq_pack::{PackedBackend, ZeroPointFormat};
 
 use crate::{
-    args::{FormatArg, PrecisionArg, ReadingArgs},
+    args::{FormatArg, ReadingArgs},
     failure::Failure,
 };
 
@@ -24,40 +23,20 @@ pub(crate) fn open(dir: &Path, reading: &ReadingArgs) -> Result<Checkpoint, Fail
     Ok(Checkpoint::open(dir)?.with_zero_points(convention))
 }
 
-/// A model, and an adapter on top of it if one is named.
-pub(crate) fn load(
+/// A model on a backend, and an adapter on top of it if one is named.
+pub(crate) fn load<B: PackedBackend>(
     dir: &Path,
     reading: &ReadingArgs,
     adapter: Option<&Path>,
-    precision: PrecisionArg,
-) -> Result<Model<CpuBackend>, Failure> {
+    backend: B,
+) -> Result<Model<B>, Failure> {
     // The small file first: what is wrong with it is known before a model is loaded.
     let adapter = adapter.map(Adapter::open).transpose()?;
-    let model = Model::load(&open(dir, reading)?, backend(precision))?;
+    let model = Model::load(&open(dir, reading)?, backend)?;
     Ok(match &adapter {
         Some(adapter) => model.with_adapter(adapter)?,
         None => model,
     })
-}
-
-/// This CPU with products of these numbers.
-pub(crate) fn backend(precision: PrecisionArg) -> CpuBackend {
-    CpuBackend::new().with_precision(match precision {
-        PrecisionArg::F32 => Precision::F32,
-        PrecisionArg::Bf16 => Precision::Bf16,
-        PrecisionArg::Int8 => Precision::Int8,
-    })
-}
-
-/// What text is generated with, unless told: bytes, where the CPU multiplies them faster.
-pub(crate) fn fast(asked: Option<PrecisionArg>) -> PrecisionArg {
-    let vectors = Isa::best() != Isa::SCALAR;
-    asked.unwrap_or(if vectors { PrecisionArg::Int8 } else { PrecisionArg::F32 })
-}
-
-/// `int8 on amx`.
-pub(crate) fn describe(backend: &CpuBackend) -> String {
-    format!("{} on {}", backend.precision().name(), backend.isa().name())
 }
 
 pub(crate) fn tokenizer(dir: &Path) -> Result<Tokenizer, Failure> {

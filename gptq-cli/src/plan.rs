@@ -8,8 +8,8 @@ use serde_json::json;
 
 use crate::{
     args::RunArgs,
+    device::Named,
     failure::Failure,
-    model_dir,
     quantize::{backend, options},
     terminal::{self, Table, bytes, clock},
 };
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &PlanArgs, json: bool) -> Result<(), Failure> {
             "plan": plan,
             "speed": speed,
             "seconds": seconds,
-            "computed": model_dir::describe(&backend),
+            "computed": backend.describe(),
         }));
     }
     terminal::print(&to_text(&plan, seconds, speed));

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use gptq_calib::Corpus;
+use gptq_kernels::CpuBackend;
 use gptq_models::{Checkpoint, Evaluation, Report, evaluate};
 
 use crate::{
-    args::{PrecisionArg, ReadingArgs, count},
+    args::{ReadingArgs, count},
     eval,
     failure::Failure,
     model_dir,
@@ -48,7 +49,7 @@ pub(crate) fn compare(
     let ids = Corpus::from_files(&files, &model_dir::tokenizer(source)?, None)?.ids;
     let mut windows = eval::windows(&ids, seqlen, None)?;
     windows.truncate(args.heldout_windows);
-    let load = |dir| model_dir::load(dir, &ReadingArgs::default(), None, PrecisionArg::F32);
+    let load = |dir| model_dir::load(dir, &ReadingArgs::default(), None, CpuBackend::new());
     let (model, reference) = (load(result)?, load(source)?);
     let mut meter = Meter::new("compare");
     let total = windows.len() as f64;

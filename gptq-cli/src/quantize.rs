@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use gptq_calib::{CalibrationSet, Diagnosis};
 use gptq_core::{Backend, FallbackStrategy};
-use gptq_kernels::CpuBackend;
+use gptq_kernels::{CpuBackend, Precision};
 use gptq_models::{
     Checkpoint, EoraOptions, FallbackPolicy, Method, QuantizeOptions, Routing, Staging, quantize,
 };
@@ -13,11 +13,10 @@ use gptq_pack::{DynamicRules, Format};
 use serde_json::Value;
 
 use crate::{
-    args::{
-        FallbackArg, MethodArg, MoeArg, OutFormatArg, PassPrecisionArg, PrecisionArg, QuantizeArgs,
-        RunArgs,
-    },
-    check, doctor,
+    args::{FallbackArg, MethodArg, MoeArg, OutFormatArg, PassPrecisionArg, QuantizeArgs, RunArgs},
+    check,
+    device::Named,
+    doctor,
     failure::Failure,
     model_dir, plan, policy, settings, summary,
     terminal::{self, Meter},
@@ -68,7 +67,7 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
     };
     let mut meter = Meter::new("quantize");
     let backend = backend(run.precision);
-    options.computed = model_dir::describe(&backend);
+    options.computed = backend.describe();
     // What tokenizing took.
     backend.return_memory();
     let report = quantize(&checkpoint, &samples, &backend, &options, &args.out, &mut meter)?;
@@ -86,9 +85,9 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<(), Failure> {
 
 /// What sends samples through the model.
 pub(crate) fn backend(precision: Option<PassPrecisionArg>) -> CpuBackend {
-    model_dir::backend(match precision {
-        Some(PassPrecisionArg::F32) => PrecisionArg::F32,
-        Some(PassPrecisionArg::Bf16) | None => PrecisionArg::Bf16,
+    CpuBackend::new().with_precision(match precision {
+        Some(PassPrecisionArg::F32) => Precision::F32,
+        Some(PassPrecisionArg::Bf16) | None => Precision::Bf16,
     })
 }
 

@@ -11,9 +11,10 @@ use gptq_models::{
 use serde_json::json;
 
 use crate::{
+    device::Named,
     doctor,
     failure::Failure,
-    model_dir, summary,
+    summary,
     terminal::{self, Meter, Table},
 };
 
@@ -118,7 +119,7 @@ fn recipe(report: &Report, args: &ReproduceArgs) -> Result<(QuantizeOptions, Cpu
             can.join(", ")
         ))
     })?;
-    options.computed = model_dir::describe(&backend);
+    options.computed = backend.describe();
     Ok((options, backend))
 }
 

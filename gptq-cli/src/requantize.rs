@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     args::{PassPrecisionArg, count},
+    device::Named,
     doctor::{self, AcceptArgs},
     failure::Failure,
     model_dir,
@@ -72,7 +73,7 @@ pub(crate) fn run(args: &RequantizeArgs, json: bool) -> Result<(), Failure> {
     let backend = backend(args.precision);
     let mut options = recipe.options()?;
     options.tool = QuantizeOptions::default().tool;
-    options.computed = model_dir::describe(&backend);
+    options.computed = backend.describe();
     options.dynamic = with_rule(&recipe.dynamic, args)?;
     options.max_ram = args.max_ram.map(|gb| model_dir::gigabytes("--max-ram", gb)).transpose()?;
     args.resume.set(&mut options);

@@ -35,6 +35,8 @@
 //! ```
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod heap;
 pub mod measure;
 

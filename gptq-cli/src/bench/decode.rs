@@ -3,11 +3,12 @@
 use std::{path::PathBuf, time::Instant};
 
 use clap::Args;
-use gptq_kernels::measure;
+use gptq_models::Model;
 use serde_json::json;
 
 use crate::{
-    args::{PrecisionArg, ReadingArgs, count},
+    args::{ReadingArgs, count},
+    device::{self, DeviceArgs, Named, Work},
     failure::Failure,
     model_dir,
     terminal::{self, Table},
@@ -25,14 +26,28 @@ pub(crate) struct DecodeArgs {
     /// Tokens to read one by one after them
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = count())]
     pub(crate) tokens: usize,
-    /// What products are made of [default: int8 where the CPU has vectors, else f32]
-    #[arg(long, value_enum, value_name = "P")]
-    pub(crate) precision: Option<PrecisionArg>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
 }
 
 pub(crate) fn run(args: &DecodeArgs, json: bool) -> Result<(), Failure> {
-    let precision = model_dir::fast(args.precision);
-    let model = model_dir::load(&args.model, &args.reading, None, precision)?;
+    let checkpoint = model_dir::open(&args.model, &args.reading)?;
+    args.device.run(&checkpoint, device::fast(), &Task { args, json })
+}
+
+struct Task<'a> {
+    args: &'a DecodeArgs,
+    json: bool,
+}
+
+impl Work for Task<'_> {
+    fn run<B: Named>(&self, backend: B) -> Result<(), Failure> {
+        let model = model_dir::load(&self.args.model, &self.args.reading, None, backend)?;
+        measure(self.args, self.json, &model)
+    }
+}
+
+fn measure<B: Named>(args: &DecodeArgs, json: bool, model: &Model<B>) -> Result<(), Failure> {
     let vocab = model.config().vocab_size as u64;
     // Which tokens they are costs nothing; any order without short cycles will do.
     let id = |i: usize| ((i as u64 + 1) * 7919 % vocab) as u32;
@@ -51,14 +66,14 @@ pub(crate) fn run(args: &DecodeArgs, json: bool) -> Result<(), Failure> {
     let decode = started.elapsed().as_secs_f64();
 
     let threads = rayon::current_num_threads();
-    let memory = measure::read_bandwidth(threads);
+    let memory = model.backend().read_bandwidth()?;
     let bytes = model.linear_bytes();
     let read = (bytes * args.tokens as u64) as f64 / decode;
     let rate = |tokens: usize, seconds: f64| tokens as f64 / seconds;
     if json {
         return terminal::json(&json!({
-            "precision": model.backend().precision().name(),
-            "instructions": model.backend().isa().name(),
+            "precision": model.backend().precision_name(),
+            "instructions": model.backend().instructions(),
             "threads": threads,
             "prompt_tokens": args.prompt_tokens,
             "prefill_seconds": prefill,
@@ -85,7 +100,7 @@ pub(crate) fn run(args: &DecodeArgs, json: bool) -> Result<(), Failure> {
     terminal::print(&table.render());
     terminal::print(&format!(
         "{}, {threads} threads; {} of weights per token; memory reads {:.2} GB/s\n",
-        model_dir::describe(model.backend()),
+        model.backend().describe(),
         terminal::bytes(bytes),
         memory / 1e9,
     ));

@@ -7,6 +7,8 @@ mod bench;
 mod check;
 mod commands;
 mod convert;
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+mod cuda;
 mod demo;
 mod diff;
 mod failures;

@@ -1,0 +1,47 @@
+// From packed codes to numbers. A lane's 32 codes of a tile of 16 × 64 lie in `BITS` words: pair i
+// of a word at bits i · BITS and 16 + i · BITS, so that one mask and one magic number make two
+// halves of it. Of 3 bits the last pair is spread over the top bits of the three words.
+#pragma once
+
+#include "common.cuh"
+
+template <u32 BITS> struct Pairs {
+    static constexpr u32 PER_WORD = 16 / BITS;
+    static constexpr u32 MASK = ((1 << BITS) - 1) * 0x00010001;
+};
+
+// Pair `i` of 16, as halves of BASE + code · 2^offset: `raw` and `offset` of the comment above.
+template <u32 BITS, class T> __device__ u32 raw_pair(const u32 (&words)[BITS], u32 i, u32& offset) {
+    constexpr u32 FIT = ((T::MANTISSA - BITS) / BITS + 1) * BITS;
+    if (BITS == 3 && i == 15) {
+        offset = 0;
+        u32 low = (words[0] >> 15) & 0x00010001, middle = (words[BITS > 1 ? 1 : 0] >> 14) & 0x00020002;
+        return low | middle | ((words[BITS > 2 ? 2 : 0] >> 13) & 0x00040004) | T::MAGIC;
+    }
+    u32 at = i % Pairs<BITS>::PER_WORD * BITS;
+    offset = at % FIT;
+    u32 word = words[i / Pairs<BITS>::PER_WORD] >> (at - offset);
+    return (word & (Pairs<BITS>::MASK << offset)) | T::MAGIC;
+}
+
+// Pair `i` of (code − zero) · scale. Code minus zero is exact; the product is rounded once.
+// Without `ASYM`, zero is the middle, and no one looks at `zero`.
+template <u32 BITS, bool ASYM, class T>
+__device__ u32 weight_pair(const u32 (&words)[BITS], u32 i, u32 scale, u32 zero) {
+    if constexpr (BITS > T::MANTISSA) {
+        // Eight bits and the leading one do not fit bf16: by way of f32, exact up to the product.
+        u32 word = words[i / 2] >> (i % 2 * 8);
+        float z = ASYM ? T::low(zero) : float(1 << (BITS - 1));
+        float low = __uint_as_float((word & 0xff) | 0x4b000000) - (8388608.0f + z);
+        float high = __uint_as_float((word >> 16 & 0xff) | 0x4b000000) - (8388608.0f + z);
+        return T::pair(low * T::low(scale), high * T::low(scale));
+    } else {
+        u32 offset;
+        u32 raw = raw_pair<BITS, T>(words, i, offset);
+        float unit = 1.0f / float(1 << offset);
+        float down = -T::BASE * unit - (ASYM ? 0.0f : float(1 << (BITS - 1)));
+        u32 centred = T::fma(raw, T::pair(unit, unit), T::pair(down, down));
+        if (ASYM) centred = sub<T>(centred, zero);
+        return mul<T>(centred, scale);
+    }
+}

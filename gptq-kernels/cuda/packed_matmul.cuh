@@ -1,0 +1,251 @@
+// y = x · Wᵀ + bias with packed W, for up to 4 linears of one input.
+//
+// Weights are the left factor of the tensor cores' product, so that tokens come in eights. A tile
+// is 16 inputs × 64 outputs: lane (g, t) holds, for every output g + 8j, the codes of inputs 2t,
+// 2t + 1, 2t + 8 and 2t + 9, which is what four products want of it. A stage is eight tiles in
+// depth, 128 inputs; stages wait in a ring in shared memory while their copies arrive. All stages
+// of all columns of tiles, one after the other, are cut into equal shares, one per block, so that
+// every multiprocessor reads as much as any other; where a column is cut, the block that comes last
+// adds the parts, in a fixed order.
+#pragma once
+
+#include "codes.cuh"
+
+constexpr u32 THREADS = 256;
+constexpr u32 DEPTH = 128;                // inputs of a stage
+constexpr u32 PITCH = 2 * DEPTH + 16;     // bytes of a row of x in shared memory, off the banks
+constexpr u32 MOST_LINEARS = 4;
+
+struct Linear {
+    const u32* codes;    // [n64][k16] tiles of 128 · BITS bytes
+    const u16* scales;   // [group][n64][g][j], halves
+    const u16* zeros;    // the same, or none
+    const float* bias;   // [outputs], or none
+    float* out;          // [tokens][outputs]
+    u32 outputs;
+    u32 n_tiles;         // ⌈outputs / 64⌉
+    u32 columns_end;     // of all linears so far, columns of tiles
+    float rescale;       // scales are held as multiples of it
+};
+
+struct Job {
+    Linear linears[MOST_LINEARS];
+    const u16* x;        // [tokens, to a multiple of 64][k_tiles · 16] halves, zeros where padded
+    float* partials;     // [blocks][2][16 · NB · 32 · WIDE]
+    u32* counters;       // [columns], zero
+    u32 tokens;
+    u32 k_tiles;         // a multiple of 8
+    u32 tiles_per_group;
+    u32 groups;
+};
+
+// What a stage takes of shared memory.
+template <u32 BITS, u32 NB, u32 WIDE> struct Stage {
+    static constexpr u32 X = 8 * NB * PITCH;
+    static constexpr u32 CODES = WIDE * 8 * 128 * BITS;
+    static constexpr u32 SCALES = 8 * WIDE * 128;
+    static constexpr u32 BYTES = X + CODES + 2 * SCALES;
+};
+// Behind the stages: what warps of one column add up, 4 · NB · 32 · WIDE · (8 / WIDE − 1) numbers.
+
+template <u32 BITS, bool ASYM, class T, u32 NB, u32 WIDE, u32 STAGES>
+__device__ void packed_matmul(const Job& job) {
+    using S = Stage<BITS, NB, WIDE>;
+    constexpr u32 DEEP = 8 / WIDE;        // warps that share a column
+    extern __shared__ __align__(128) char shared[];
+    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const u32 wide = warp % WIDE, deep = warp / WIDE;
+    const u32 stages = job.k_tiles / 8;
+    u32 columns = 0;
+    for (u32 l = 0; l < MOST_LINEARS; l++)
+        if (job.linears[l].codes) columns = job.linears[l].columns_end;
+    const u32 units = columns * stages;
+    // Blocks are at most as many as units; the first ones do one more where they do not divide.
+    const u32 share = units / gridDim.x, rest = units % gridDim.x;
+    auto begin_of = [&](u32 block) { return block * share + min(block, rest); };
+    const u32 begin = begin_of(blockIdx.x), end = begin_of(blockIdx.x + 1);
+    // Tokens beyond 64 are another row of blocks.
+    const u32 first_token = blockIdx.y * 8 * NB;
+    const u16* x = job.x + u64(first_token) * job.k_tiles * 16;
+    const u32 tokens = min(job.tokens - first_token, 8 * NB);
+    constexpr u32 PART = 16 * NB * WARP * WIDE;
+    float* partials = job.partials + u64(blockIdx.y) * gridDim.x * 2 * PART;
+    u32* counters = job.counters + blockIdx.y * columns;
+
+    auto linear_of = [&](u32 column) {
+        u32 l = 0;
+        while (column >= job.linears[l].columns_end) l++;
+        return l;
+    };
+    auto first_column = [&](u32 l) { return l == 0 ? 0 : job.linears[l - 1].columns_end; };
+    auto group_of = [&](u32 tile) { return min(tile / job.tiles_per_group, job.groups - 1); };
+
+    auto fetch = [&](u32 unit, u32 slot) {
+        const u32 column = unit / stages, stage = unit % stages, l = linear_of(column);
+        const Linear& linear = job.linears[l];
+        const u32 n_tile = (column - first_column(l)) * WIDE;
+        const u32 base = shared_address(shared) + slot * S::BYTES;
+        for (u32 i = threadIdx.x; i < 8 * NB * (DEPTH / 8); i += THREADS) {
+            u32 row = i / (DEPTH / 8), chunk = i % (DEPTH / 8);
+            copy_async(base + row * PITCH + chunk * 16,
+                       x + u64(row) * job.k_tiles * 16 + stage * DEPTH + chunk * 8);
+        }
+        constexpr u32 CHUNKS = 64 * BITS; // of one column of a stage
+        for (u32 i = threadIdx.x; i < WIDE * CHUNKS; i += THREADS) {
+            u32 n = n_tile + i / CHUNKS;
+            if (n >= linear.n_tiles) break;
+            copy_async(base + S::X + i * 16,
+                       linear.codes + (u64(n) * job.k_tiles + stage * 8) * 32 * BITS + i % CHUNKS * 4);
+        }
+        const u32 first = group_of(stage * 8), rows = group_of(stage * 8 + 7) - first + 1;
+        for (u32 i = threadIdx.x; i < rows * WIDE * 8; i += THREADS) {
+            u32 row = i / (WIDE * 8), n = n_tile + i / 8 % WIDE;
+            if (n >= linear.n_tiles) continue;
+            u64 from = (u64(first + row) * linear.n_tiles + n) * 64 + i % 8 * 8;
+            copy_async(base + S::X + S::CODES + i * 16, linear.scales + from);
+            if (ASYM) copy_async(base + S::X + S::CODES + S::SCALES + i * 16, linear.zeros + from);
+        }
+    };
+
+    float sums[4][NB][4];
+    auto clear = [&] {
+#pragma unroll
+        for (u32 i = 0; i < 4; i++)
+#pragma unroll
+            for (u32 b = 0; b < NB; b++)
+#pragma unroll
+                for (u32 r = 0; r < 4; r++) sums[i][b][r] = 0;
+    };
+    clear();
+
+    auto multiply = [&](u32 unit, u32 slot) {
+        const u32 column = unit / stages, stage = unit % stages, l = linear_of(column);
+        if ((column - first_column(l)) * WIDE + wide >= job.linears[l].n_tiles) return;
+        const u32 first = group_of(stage * 8);
+        const char* base = shared + slot * S::BYTES;
+        for (u32 depth = deep; depth < 8; depth += DEEP) {
+            u32 words[BITS];
+            constexpr u32 RUN = BITS < 4 ? BITS : 4;
+            const u32* tile = reinterpret_cast<const u32*>(base + S::X) + (wide * 8 + depth) * 32 * BITS;
+#pragma unroll
+            for (u32 w = 0; w < BITS; w++) words[w] = tile[(w / RUN * WARP + lane) * RUN + w % RUN];
+            const u32 row = group_of(stage * 8 + depth) - first;
+            const u32 at = (row * WIDE + wide) * 32 + lane / 4 * 4;
+            const u32* scales = reinterpret_cast<const u32*>(base + S::X + S::CODES) + at;
+            const u32* zeros = reinterpret_cast<const u32*>(base + S::X + S::CODES + S::SCALES) + at;
+            u32 weights[4][4];
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) {
+                // Outputs g + 16i and g + 16i + 8.
+                u32 scale = scales[i], zero = ASYM ? zeros[i] : 0;
+                u32 s0 = twice_low(scale), s1 = twice_high(scale);
+                u32 z0 = twice_low(zero), z1 = twice_high(zero);
+                weights[i][0] = weight_pair<BITS, ASYM, T>(words, 4 * i, s0, z0);
+                weights[i][2] = weight_pair<BITS, ASYM, T>(words, 4 * i + 1, s0, z0);
+                weights[i][1] = weight_pair<BITS, ASYM, T>(words, 4 * i + 2, s1, z1);
+                weights[i][3] = weight_pair<BITS, ASYM, T>(words, 4 * i + 3, s1, z1);
+            }
+            u32 address = shared_address(base) + lane % 8 * PITCH + depth * 32 + lane / 8 % 2 * 16;
+#pragma unroll
+            for (u32 b = 0; b < NB; b++) {
+                u32 x0, x1;
+                load_matrices(x0, x1, address + b * 8 * PITCH);
+#pragma unroll
+                for (u32 i = 0; i < 4; i++) T::mma(sums[i][b], weights[i], x0, x1);
+            }
+        }
+    };
+
+    // Warps of one column add up, sixteen outputs at a time; the first of them keeps the sum.
+    auto reduce = [&] {
+        float* others = reinterpret_cast<float*>(shared + STAGES * S::BYTES) + wide * WARP + lane;
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+            __syncthreads();
+            if (deep > 0)
+#pragma unroll
+                for (u32 r = 0; r < 4 * NB; r++)
+                    others[((deep - 1) * 4 * NB + r) * WARP * WIDE] = sums[i][r / 4][r % 4];
+            __syncthreads();
+            if (deep == 0)
+                for (u32 other = 1; other < DEEP; other++)
+#pragma unroll
+                    for (u32 r = 0; r < 4 * NB; r++)
+                        sums[i][r / 4][r % 4] += others[((other - 1) * 4 * NB + r) * WARP * WIDE];
+        }
+    };
+
+    // `sum` is number i of a thread's sums, by sixteen outputs, eight tokens, and the four of a lane.
+    auto write = [&](u32 column, u32 i, float sum) {
+        const u32 l = linear_of(column);
+        const Linear& linear = job.linears[l];
+        const u32 n = ((column - first_column(l)) * WIDE + wide) * 64 + lane / 4;
+        const u32 output = n + i / (4 * NB) * 16 + i % 4 / 2 * 8;
+        const u32 token = i / 4 % NB * 8 + lane % 4 * 2 + i % 2;
+        if (output >= linear.outputs || token >= tokens) return;
+        float bias = linear.bias ? linear.bias[output] : 0.0f;
+        linear.out[u64(first_token + token) * linear.outputs + output] =
+            sum * linear.rescale + bias;
+    };
+
+    // Which block has a unit.
+    auto owner = [&](u32 unit) {
+        u32 larger = rest * (share + 1);
+        return unit < larger ? unit / (share + 1) : rest + (unit - larger) / share;
+    };
+    auto part_of = [&](u32 block, u32 column) {
+        // A block has at most one column that it does not begin, its first, and one that it does
+        // not end, its last.
+        bool begins = begin_of(block) <= column * stages;
+        return partials + (u64(block) * 2 + begins) * PART + wide * WARP + lane;
+    };
+
+    auto finish = [&](u32 column) {
+        reduce();
+        const u32 first = owner(column * stages), last = owner(column * stages + stages - 1);
+        if (deep == 0) {
+            float* part = part_of(blockIdx.x, column);
+#pragma unroll
+            for (u32 i = 0; i < 16 * NB; i++)
+                part[i * WARP * WIDE] = sums[i / (4 * NB)][i / 4 % NB][i % 4];
+        }
+        if (last_of(counters + column, last - first + 1)) {
+            // Warps that had shares of the depth share the sums now.
+            for (u32 i = deep; i < 16 * NB; i += DEEP) {
+                float sum = 0;
+                for (u32 block = first; block <= last; block++)
+                    sum += load_fresh(part_of(block, column) + i * WARP * WIDE);
+                write(column, i, sum);
+            }
+        }
+        clear();
+    };
+
+    u32 fetched = begin;
+    for (; fetched < min(begin + STAGES - 1, end); fetched++) {
+        fetch(fetched, (fetched - begin) % STAGES);
+        commit_copies();
+    }
+    for (u32 i = fetched - begin; i < STAGES - 1; i++) commit_copies();
+    for (u32 unit = begin; unit < end; unit++) {
+        wait_for_copies<STAGES - 2>();
+        __syncthreads();
+        multiply(unit, (unit - begin) % STAGES);
+        bool column_ends = unit % stages == stages - 1 || unit + 1 == end;
+        if (column_ends) {
+            finish(unit / stages);
+        }
+        // The slot of the stage before is free: all warps have passed the barrier above.
+        if (fetched < end) {
+            fetch(fetched, (fetched - begin) % STAGES);
+            fetched++;
+        }
+        commit_copies();
+    }
+}
+
+#define PACKED_MATMUL(BITS, HOW, ASYM, T, NAME, NB, WIDE, STAGES, BLOCKS)                          \
+    KERNEL __launch_bounds__(THREADS, BLOCKS)                                                      \
+        packed_matmul_##BITS##_##HOW##_##NAME##_##NB(const __grid_constant__ Job job) {            \
+        packed_matmul<BITS, ASYM, T, NB, WIDE, STAGES>(job);                                       \
+    }

@@ -1,0 +1,82 @@
+// Functions of one number, rotations, and sums.
+#include "common.cuh"
+
+enum Function : u32 { SCALE, CLAMP, SOFT_CAP, SILU, GELU, GELU_TANH, RELU };
+
+__device__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// Comparisons instead of fminf and fmaxf, which would hide a NaN.
+__device__ float clamp(float x, float c) { return x > c ? c : x < -c ? -c : x; }
+
+__device__ float value(u32 function, float c, float x) {
+    switch (function) {
+    case SCALE: return c * x;
+    case CLAMP: return clamp(x, c);
+    case SOFT_CAP: return c * tanhf(x / c);
+    case SILU: return x * sigmoid(x);
+    case GELU: return x * 0.5f * erfcf(-x * 0.70710678118654752f);
+    case GELU_TANH: {
+        // (1 + tanh u) / 2 is a sigmoid, which does not cancel where it is small.
+        float inner = 0.79788456080286536f * (x + 0.044715f * x * x * x);
+        return x * sigmoid(2.0f * inner);
+    }
+    default: return x < 0.0f ? 0.0f : x;
+    }
+}
+
+__device__ u64 place() { return u64(blockIdx.x) * blockDim.x + threadIdx.x; }
+
+KERNEL apply(float* x, u64 many, u32 function, float c) {
+    u64 i = place();
+    if (i < many) x[i] = value(function, c, x[i]);
+}
+
+KERNEL gated(const float* gate, const float* up, float* out, u64 many, u32 function, float c) {
+    u64 i = place();
+    if (i < many) out[i] = value(function, c, gate[i]) * up[i];
+}
+
+KERNEL gated_clamped(const float* gate, const float* up, float* out, u64 many, float limit,
+                     float alpha) {
+    u64 i = place();
+    if (i >= many) return;
+    float g = gate[i] > limit ? limit : gate[i];
+    out[i] = (clamp(up[i], limit) + 1.0f) * g * sigmoid(alpha * g);
+}
+
+KERNEL add(float* x, const float* y, u64 many) {
+    u64 i = place();
+    if (i < many) x[i] += y[i];
+}
+
+KERNEL add_to_rows(float* x, const float* y, u64 many, u32 columns) {
+    u64 i = place();
+    if (i < many) x[i] += y[i % columns];
+}
+
+KERNEL subtract(const float* x, const float* y, float* out, u64 many) {
+    u64 i = place();
+    if (i < many) out[i] = x[i] - y[i];
+}
+
+KERNEL scale_rows(float* x, const float* factors, u64 many, u32 columns) {
+    u64 i = place();
+    if (i < many) x[i] *= factors[i / columns];
+}
+
+// Pairs of channels of every head turn by an angle of the token's. A thread is a pair.
+KERNEL rope(float* x, const float* cosines, const float* sines, u64 many, u32 columns, u32 head,
+            u32 offset, u32 half, u32 interleaved) {
+    u64 i = place();
+    if (i >= many) return;
+    u32 pair = i % half;
+    u64 segment = i / half;
+    u64 token = segment / (columns / head);
+    u64 base = segment * head + offset;
+    u64 first = base + (interleaved ? 2 * pair : pair);
+    u64 second = interleaved ? first + 1 : first + half;
+    float a = x[first], b = x[second];
+    float c = cosines[token * half + pair], s = sines[token * half + pair];
+    x[first] = a * c - b * s;
+    x[second] = b * c + a * s;
+}

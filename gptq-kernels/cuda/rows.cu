@@ -1,0 +1,64 @@
+// Rows and columns by index.
+#include "common.cuh"
+
+__device__ u64 place() { return u64(blockIdx.x) * blockDim.x + threadIdx.x; }
+
+// out[r] = table[index[r]].
+KERNEL gather(const float* table, const u32* index, float* out, u64 many, u32 columns) {
+    u64 i = place();
+    if (i < many) out[i] = table[u64(index[i / columns]) * columns + i % columns];
+}
+
+KERNEL copy(float* to, const float* from, u64 many) {
+    u64 i = place();
+    if (i < many) to[i] = from[i];
+}
+
+// The columns of one of several matrices that stand side by side, of which this one begins at
+// `first`: out[r][c] = part[r][index[c] − first], where that is one of its own.
+KERNEL columns(const float* part, const u32* index, float* out, u64 many, u32 out_columns, u32 first,
+               u32 part_columns) {
+    u64 i = place();
+    if (i >= many) return;
+    u32 column = index[i % out_columns];
+    if (column < first || column - first >= part_columns) return;
+    out[i] = part[i / out_columns * part_columns + column - first];
+}
+
+// x[rows[i]] += weights[i] · y[i], in the order of i: a thread has a column.
+KERNEL scatter_add(float* x, const u32* rows, const float* weights, const float* y, u32 many,
+                   u32 columns) {
+    u32 column = u32(place());
+    if (column >= columns) return;
+    for (u32 i = 0; i < many; i++)
+        x[u64(rows[i]) * columns + column] += weights[i] * y[u64(i) * columns + column];
+}
+
+// Rows come to stand from row *at on. The place is read on the device, because it is another for
+// every token while the launch stays the same.
+KERNEL write_rows(float* target, const u32* at, const float* rows, u64 many, u32 columns) {
+    u64 i = place();
+    if (i < many) target[u64(*at) * columns + i] = rows[i];
+}
+
+// The place of the largest number of a row, the first of several. A block is a row.
+KERNEL __launch_bounds__(1024)
+argmax(const float* x, u32* out, u32 columns) {
+    __shared__ float tops[WARP];
+    __shared__ u32 places[WARP];
+    const float* row = x + u64(blockIdx.x) * columns;
+    float top = -INFINITE;
+    u32 at = 0;
+    for (u32 i = threadIdx.x; i < columns; i += blockDim.x)
+        if (row[i] > top) top = row[i], at = i;
+    auto take = [&](float other, u32 place) {
+        if (other > top || (other == top && place < at)) top = other, at = place;
+    };
+    for (u32 step = WARP / 2; step > 0; step /= 2)
+        take(__shfl_xor_sync(0xffffffff, top, step), __shfl_xor_sync(0xffffffff, at, step));
+    if (threadIdx.x % WARP == 0) tops[threadIdx.x / WARP] = top, places[threadIdx.x / WARP] = at;
+    __syncthreads();
+    if (threadIdx.x > 0) return;
+    for (u32 w = 1; w < blockDim.x / WARP; w++) take(tops[w], places[w]);
+    out[blockIdx.x] = at;
+}

@@ -1,0 +1,68 @@
+//! Global memory as a launch sees it: every access lies inside one allocation.
+
+pub(crate) struct Global {
+    /// Start and end of each, in order.
+    ranges: Vec<(u64, u64)>,
+    /// The last range that was hit: neighbours usually follow.
+    last: usize,
+}
+
+impl Global {
+    pub(crate) fn new(mut ranges: Vec<(u64, u64)>) -> Self {
+        ranges.sort_unstable();
+        // So that there is always a last one.
+        ranges.insert(0, (0, 0));
+        Self { ranges, last: 0 }
+    }
+
+    fn check(&mut self, address: u64, bytes: usize) -> Result<(), String> {
+        let inside = |&(start, end): &(u64, u64)| {
+            address >= start && address < end && end - address >= bytes as u64
+        };
+        if !inside(&self.ranges[self.last]) {
+            let after = self.ranges.partition_point(|&(start, _)| start <= address);
+            let found = after.saturating_sub(1);
+            if !inside(&self.ranges[found]) {
+                return Err(self.describe(address, bytes));
+            }
+            self.last = found;
+        }
+        Ok(())
+    }
+
+    fn describe(&self, address: u64, bytes: usize) -> String {
+        let distance = |&(start, end): &(u64, u64)| {
+            if address < start { start - address } else { (address + 1).saturating_sub(end) }
+        };
+        let nearest = self.ranges[1..].iter().min_by_key(|range| distance(range));
+        let nearest = nearest.map_or_else(
+            || "there is no allocation".to_owned(),
+            |&(start, end)| {
+                let at = address.wrapping_sub(start) as i64;
+                format!(
+                    "the nearest allocation is {start:#x}, {} bytes, and the access at {at} of it",
+                    end - start
+                )
+            },
+        );
+        format!("{bytes} bytes of global memory at {address:#x} lie in no allocation; {nearest}")
+    }
+
+    pub(crate) fn read(&mut self, address: u64, out: &mut [u8]) -> Result<(), String> {
+        self.check(address, out.len())?;
+        // SAFETY: the range is part of a live allocation, which nothing else touches in a launch.
+        unsafe {
+            std::ptr::copy_nonoverlapping(address as *const u8, out.as_mut_ptr(), out.len());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn write(&mut self, address: u64, from: &[u8]) -> Result<(), String> {
+        self.check(address, from.len())?;
+        // SAFETY: as above.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from.as_ptr(), address as *mut u8, from.len());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,252 @@
+//! Who touched each word of shared memory, and when: finds reads of what nobody wrote, and
+//! accesses that no barrier orders.
+//!
+//! Time is counted twice. A barrier of the block begins a new epoch for all; anything that the
+//! lanes of a warp do together begins a new order among them.
+
+/// A thread at a moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Who {
+    pub(crate) thread: u16,
+    /// How often the warp has met.
+    pub(crate) order: u32,
+}
+
+impl Who {
+    fn warp(self) -> u16 {
+        self.thread / 32
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Touch {
+    Read,
+    Write,
+    Atomic,
+}
+
+/// Who it was, where several count as one: lanes of one warp, atomics, or a mix that is not
+/// followed further.
+const LANES: u16 = 0x8000;
+/// With `LANES`: each lane has bytes of its own.
+const APART: u16 = 0x0100;
+const ATOMIC: u16 = 0x4000;
+const ATOMICS: u16 = 0x4fff;
+const MIXED: u16 = 0xffff;
+
+#[derive(Clone, Copy, Default)]
+struct Mark {
+    epoch: u32,
+    order: u32,
+    who: u16,
+    mask: u8,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Word {
+    write: Mark,
+    read: Mark,
+    /// Bytes written since the block began.
+    valid: u8,
+    /// Bytes that an asynchronous copy will write.
+    in_flight: u8,
+}
+
+impl Mark {
+    /// Whether an access by `who` to bytes of `mask` meets this one unordered.
+    fn conflicts(&self, epoch: u32, mask: u8, who: Who) -> bool {
+        if self.epoch != epoch || self.mask & mask == 0 || self.who == MIXED {
+            return false;
+        }
+        match self.who & 0xc000 {
+            LANES => {
+                let apart = self.who & APART != 0;
+                self.who & 0xff != who.warp() || (!apart && self.order == who.order)
+            }
+            ATOMIC => self.who == ATOMICS || self.who & 0xff != who.warp(),
+            _ if self.who == who.thread => false,
+            _ => self.who / 32 != who.warp() || self.order == who.order,
+        }
+    }
+
+    /// Adds an access; `several` is what accesses of several warps become.
+    fn add(&mut self, epoch: u32, mask: u8, who: Who, several: u16) {
+        if self.epoch != epoch {
+            *self = Self { epoch, order: who.order, who: who.thread, mask };
+            return;
+        }
+        let same_warp = match self.who & 0xc000 {
+            LANES if self.who != MIXED => self.who & 0xff == who.warp(),
+            0 => self.who / 32 == who.warp(),
+            _ => false,
+        };
+        if self.who == who.thread {
+            self.mask |= mask;
+        } else if same_warp {
+            let apart = self.mask & mask == 0 || self.who & (LANES | APART) == LANES | APART;
+            self.who = match self.order == who.order {
+                true if apart => LANES | APART | who.warp(),
+                true => LANES | who.warp(),
+                false => who.thread,
+            };
+            self.mask |= mask;
+        } else {
+            self.who = several;
+            self.mask &= mask;
+        }
+        self.order = who.order;
+    }
+}
+
+/// Several warps read: whoever writes then is in conflict.
+const READERS: u16 = LANES | 0xfe;
+
+pub(crate) struct Shadow {
+    words: Vec<Word>,
+    epoch: u32,
+    /// The epoch in which the block began.
+    began: u32,
+    races: bool,
+}
+
+impl Shadow {
+    pub(crate) fn new(bytes: usize, races: bool) -> Self {
+        Self { words: vec![Word::default(); bytes.div_ceil(4)], epoch: 1, began: 1, races }
+    }
+
+    pub(crate) fn begin_block(&mut self) {
+        self.epoch += 1;
+        self.began = self.epoch;
+    }
+
+    pub(crate) fn barrier(&mut self) {
+        self.epoch += 1;
+    }
+
+    fn masks(at: usize, bytes: usize) -> impl Iterator<Item = (usize, u8)> {
+        let mask = if bytes >= 4 { 0xf } else { ((1u8 << bytes) - 1) << (at % 4) };
+        (0..bytes.div_ceil(4)).map(move |i| (at / 4 + i, mask))
+    }
+
+    pub(crate) fn read(&mut self, at: usize, bytes: usize, who: Who) -> Result<(), String> {
+        for (index, mask) in Self::masks(at, bytes) {
+            let word = &mut self.words[index];
+            if word.write.epoch < self.began || word.valid & mask != mask {
+                return Err(format!("shared memory at {at:#x} is read and was never written"));
+            }
+            if !self.races {
+                continue;
+            }
+            if word.in_flight & mask != 0 {
+                return Err(format!(
+                    "shared memory at {at:#x} is read while an asynchronous copy is under way"
+                ));
+            }
+            if word.write.conflicts(self.epoch, mask, who) {
+                return Err(race(at, "read", "wrote", word.write.who));
+            }
+            word.read.add(self.epoch, mask, who, READERS);
+        }
+        Ok(())
+    }
+
+    /// `same` says that the bytes hold what is written already: then two may write it.
+    pub(crate) fn write(
+        &mut self,
+        at: usize,
+        bytes: usize,
+        who: Who,
+        same: bool,
+    ) -> Result<(), String> {
+        for (index, mask) in Self::masks(at, bytes) {
+            self.check_write(index, mask, at, who, same)?;
+            let word = &mut self.words[index];
+            if word.write.epoch < self.began {
+                word.valid = 0;
+            }
+            word.valid |= mask;
+            word.write.add(self.epoch, mask, who, MIXED);
+        }
+        Ok(())
+    }
+
+    fn check_write(
+        &self,
+        index: usize,
+        mask: u8,
+        at: usize,
+        who: Who,
+        same: bool,
+    ) -> Result<(), String> {
+        let word = &self.words[index];
+        if !self.races {
+            return Ok(());
+        }
+        if word.read.conflicts(self.epoch, mask, who) {
+            return Err(race(at, "written", "read", word.read.who));
+        }
+        if !same && word.write.conflicts(self.epoch, mask, who) {
+            return Err(race(at, "written", "wrote", word.write.who));
+        }
+        Ok(())
+    }
+
+    /// Accesses that order themselves: atomics, and loads and stores marked so.
+    pub(crate) fn strong(
+        &mut self,
+        at: usize,
+        bytes: usize,
+        who: Who,
+        touch: Touch,
+    ) -> Result<(), String> {
+        for (index, mask) in Self::masks(at, bytes) {
+            let word = &mut self.words[index];
+            let fresh = word.write.epoch < self.began;
+            if touch != Touch::Write && (fresh || word.valid & mask != mask) {
+                return Err(format!("shared memory at {at:#x} is read and was never written"));
+            }
+            if touch == Touch::Read {
+                continue;
+            }
+            let plain = word.write.who & 0xc000 != ATOMIC;
+            if self.races && plain && word.write.conflicts(self.epoch, mask, who) {
+                return Err(race(at, "updated", "wrote", word.write.who));
+            }
+            if self.races && word.read.conflicts(self.epoch, mask, who) {
+                return Err(race(at, "updated", "read", word.read.who));
+            }
+            let alone = word.write.epoch != self.epoch || word.write.who == ATOMIC | who.warp();
+            let mine = if alone || plain { ATOMIC | who.warp() } else { ATOMICS };
+            word.valid = mask | if fresh { 0 } else { word.valid };
+            word.write = Mark { epoch: self.epoch, order: who.order, who: mine, mask: 0xf };
+        }
+        Ok(())
+    }
+
+    /// An asynchronous copy begins: nobody may touch what it will write.
+    pub(crate) fn launch(&mut self, at: usize, bytes: usize, who: Who) -> Result<(), String> {
+        for (index, mask) in Self::masks(at, bytes) {
+            self.check_write(index, mask, at, who, false)?;
+            self.words[index].in_flight |= mask;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn land(&mut self, at: usize, bytes: usize) {
+        for (index, mask) in Self::masks(at, bytes) {
+            self.words[index].in_flight &= !mask;
+        }
+    }
+}
+
+fn race(at: usize, verb: &str, other_verb: &str, other: u16) -> String {
+    let other = match other & 0xc000 {
+        LANES if other == READERS => "threads of several warps".to_owned(),
+        LANES => format!("several threads of warp {}", other & 0xff),
+        ATOMIC => "an atomic".to_owned(),
+        _ => format!("thread {other}"),
+    };
+    format!(
+        "race: shared memory at {at:#x} is {verb}, and {other} {other_verb} it with no barrier between"
+    )
+}

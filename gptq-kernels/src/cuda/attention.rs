@@ -1,0 +1,87 @@
+//! Attention's launch.
+
+use gptq_core::{AttentionShape, Error, ScoreTerms, Window};
+
+use super::{CudaBackend, CudaTensor, device::failure, tape::Argument};
+
+/// As in `cuda/attention.cu`.
+const WARPS: usize = 4;
+const MOST_VALUES: usize = 512;
+
+/// Keys that are worth a block of their own.
+const SHARE: usize = 256;
+
+impl CudaBackend {
+    pub(super) fn attend(
+        &self,
+        q: &CudaTensor,
+        k: &CudaTensor,
+        v: &CudaTensor,
+        shape: &AttentionShape,
+        terms: ScoreTerms<'_, CudaTensor>,
+    ) -> Result<CudaTensor, Error> {
+        let &AttentionShape { heads, kv_heads, head_dim, value_dim, keys, texts, .. } = shape;
+        let length = q.rows / texts;
+        assert_eq!(q.columns, heads * head_dim, "attention: queries");
+        assert!(k.columns == kv_heads * head_dim && v.columns == kv_heads * value_dim);
+        assert!(k.rows >= texts * keys && v.rows >= texts * keys && keys >= length);
+        assert!(terms.key_bias.is_none_or(|bias| bias.rows == heads && bias.columns >= keys));
+        assert!(terms.sinks.is_none_or(|sinks| sinks.len() == heads));
+        if value_dim > MOST_VALUES {
+            return Err(failure(format!(
+                "CUDA: heads of {value_dim} values; these kernels take {MOST_VALUES} at most: use \
+                 --device cpu"
+            )));
+        }
+        let out = self.tensor(q.rows, heads * value_dim)?;
+        // One token is too little work for a whole GPU: its keys are shared among blocks, so many as
+        // the cache has room for, whatever it holds now: the launch stays the same.
+        let shares = if q.rows == 1 { k.rows.div_ceil(SHARE).clamp(1, 32) } else { 1 };
+        let (partials, counters) = match shares {
+            1 => (None, 0),
+            _ => {
+                let partials = self.device.words(heads * shares * (2 + value_dim))?;
+                (Some(partials), self.device.counters(heads)?)
+            }
+        };
+        let (window, size) = match shape.window {
+            Window::Full => (0, 0),
+            Window::Sliding(n) => (1, n as u32),
+            Window::Chunked(n) => (2, n as u32),
+        };
+        let keys = (keys as u32).to_le_bytes();
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let bias_columns = terms.key_bias.map_or(0, |bias| bias.columns as u32);
+        let shared = (head_dim + WARPS * value_dim) * 4;
+        // A grid has at most 65535 blocks in its second direction; texts are not cut.
+        if q.rows > 65535 {
+            return Err(failure(format!("CUDA: attention of {} tokens at a time", q.rows)));
+        }
+        let of = |tensor: Option<&CudaTensor>| tensor.map_or(0, |tensor| tensor.buffer.at);
+        self.launch(
+            "attention",
+            [heads as u32, q.rows as u32, shares as u32],
+            (WARPS * 32) as u32,
+            shared as u32,
+            &[
+                Argument::Struct(&[
+                    q.buffer.at,
+                    k.buffer.at,
+                    v.buffer.at,
+                    of(terms.key_bias),
+                    of(terms.sinks),
+                    out.buffer.at,
+                    partials.as_ref().map_or(0, |buffer| buffer.at),
+                    counters,
+                    pair(heads as u32, kv_heads as u32),
+                    pair(head_dim as u32, value_dim as u32),
+                    pair(length as u32, bias_columns),
+                    pair(window, size),
+                    pair(shape.scale.to_bits(), shape.softcap.unwrap_or(0.0).to_bits()),
+                ]),
+                Argument::Data(&keys),
+            ],
+        )?;
+        Ok(out)
+    }
+}

@@ -1,0 +1,30 @@
+//! The two kinds of halves.
+
+use ::half::{bf16, f16};
+
+/// What factors of products are rounded to on a GPU. Sums are f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Half {
+    /// 11 significant bits, at most 65504. For models whose own type it is, and for f32.
+    #[default]
+    F16,
+    /// 8 significant bits, and the range of f32. For models whose own type it is.
+    Bf16,
+}
+
+impl Half {
+    /// The usual name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Half::F16 => "f16",
+            Half::Bf16 => "bf16",
+        }
+    }
+
+    pub(super) fn bits(self, x: f32) -> u16 {
+        match self {
+            Half::F16 => f16::from_f32(x).to_bits(),
+            Half::Bf16 => bf16::from_f32(x).to_bits(),
+        }
+    }
+}

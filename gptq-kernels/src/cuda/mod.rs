@@ -1,0 +1,139 @@
+//! [`CudaBackend`]: an NVIDIA GPU.
+//!
+//! The driver is looked for at run time, so one binary serves machines with and without it. Kernels
+//! are PTX that the driver compiles for the GPU it has; `cuda/` has their sources. Tensors are f32;
+//! products round their factors to halves and sum up in f32, or stay f32 throughout with
+//! [`CudaBackend::exact`].
+//!
+//! | operation            | kernel                        | file                              |
+//! |----------------------|-------------------------------|-----------------------------------|
+//! | prepared linears     | `packed_matmul_*`             | `cuda/packed_matmul.cuh`          |
+//! | for very many tokens | `dequantize_*`, then cuBLAS   | `cuda/dequantize.cu`              |
+//! | dense linears        | `dense_matvec_*`, `matmul`    | `cuda/dense.cu`                   |
+//! | attention            | `attention`                   | `cuda/attention.cu`               |
+//! | norms                | `norm_rms`, `norm_layer`      | `cuda/norm.cu`                    |
+//! | the rest             | their names                   | `cuda/pointwise.cu`, `cuda/rows.cu` |
+//!
+//! The plain twin of each is the operation of the same name of `gptq_core::Reference`.
+
+mod attention;
+mod blas;
+mod device;
+mod half;
+mod kernels;
+mod layout;
+mod measure;
+mod modules;
+mod ops;
+mod packed;
+mod tape;
+
+use std::{fmt, sync::Arc};
+
+use gptq_core::Error;
+
+pub use half::Half;
+pub use packed::CudaPacked;
+
+use device::{Buffer, Device, failure};
+
+/// One GPU, through its driver.
+///
+/// ```no_run
+/// use gptq_core::Backend;
+/// use gptq_kernels::cuda::CudaBackend;
+/// use ndarray::Array2;
+///
+/// let gpu = CudaBackend::open(0)?;
+/// let x = gpu.take(Array2::ones((2, 3)))?;
+/// assert_eq!(gpu.dim(&x), (2, 3));
+/// # Ok::<(), gptq_core::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct CudaBackend {
+    device: Arc<Device>,
+    half: Half,
+    exact: bool,
+}
+
+/// A row-major f32 matrix on a GPU.
+pub struct CudaTensor {
+    buffer: Buffer,
+    rows: usize,
+    columns: usize,
+}
+
+impl CudaBackend {
+    /// The GPU with this number, counted from 0.
+    ///
+    /// # Errors
+    /// [`Error::Backend`], with the way out: no driver, no GPU, one older than compute capability
+    /// 8.0, or a driver that does not start.
+    pub fn open(ordinal: usize) -> Result<Self, Error> {
+        Ok(Self { device: Device::open(ordinal)?, half: Half::F16, exact: false })
+    }
+
+    /// With factors of products rounded to this type.
+    pub fn with_half(self, half: Half) -> Self {
+        Self { half, ..self }
+    }
+
+    /// With products of f32 throughout: slow, and right to the last digits.
+    pub fn exact(self) -> Self {
+        Self { exact: true, ..self }
+    }
+
+    /// `NVIDIA H200, compute capability 9.0, cuBLAS`.
+    pub fn describe(&self) -> String {
+        let Device { name, capability: (major, minor), blas, .. } = &*self.device;
+        let blas = if blas.is_some() { "with cuBLAS" } else { "cuBLAS not found" };
+        format!("{name}, compute capability {major}.{minor}, {blas}")
+    }
+
+    /// What factors of products are rounded to: `f32`, `f16` or `bf16`.
+    pub fn precision_name(&self) -> &'static str {
+        if self.exact { "f32" } else { self.half.name() }
+    }
+
+    /// Free and total memory of the GPU, in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] if the GPU is lost.
+    pub fn memory(&self) -> Result<(usize, usize), Error> {
+        self.device.enter()?;
+        self.device.memory()
+    }
+
+    /// Waits until all that was asked is done.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] if any of it failed.
+    pub fn finish(&self) -> Result<(), Error> {
+        self.device.finish()
+    }
+
+    fn tensor(&self, rows: usize, columns: usize) -> Result<CudaTensor, Error> {
+        let count = rows.checked_mul(columns).filter(|&n| n <= u32::MAX as usize * 64);
+        let count = count
+            .ok_or_else(|| failure(format!("CUDA: a matrix of {rows} × {columns} is too large")))?;
+        Ok(CudaTensor { buffer: self.device.words(count)?, rows, columns })
+    }
+}
+
+impl CudaTensor {
+    fn len(&self) -> usize {
+        self.rows * self.columns
+    }
+}
+
+impl fmt::Debug for CudaBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CudaBackend({}, {})", self.describe(), self.precision_name())
+    }
+}
+
+impl fmt::Debug for CudaTensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CudaTensor({} × {})", self.rows, self.columns)
+    }
+}

@@ -1,0 +1,23 @@
+//! The kernels, as PTX text in the binary: the driver compiles them for the GPU it finds.
+
+/// What `cuda/build.py` made of `cuda/*.cu`.
+const SOURCES: [&str; 12] = [
+    include_str!("../../cuda/ptx/attention.ptx"),
+    include_str!("../../cuda/ptx/dense.ptx"),
+    include_str!("../../cuda/ptx/dequantize.ptx"),
+    include_str!("../../cuda/ptx/halves.ptx"),
+    include_str!("../../cuda/ptx/measure.ptx"),
+    include_str!("../../cuda/ptx/norm.ptx"),
+    include_str!("../../cuda/ptx/packed_matmul_2.ptx"),
+    include_str!("../../cuda/ptx/packed_matmul_3.ptx"),
+    include_str!("../../cuda/ptx/packed_matmul_4.ptx"),
+    include_str!("../../cuda/ptx/packed_matmul_8.ptx"),
+    include_str!("../../cuda/ptx/pointwise.ptx"),
+    include_str!("../../cuda/ptx/rows.ptx"),
+];
+
+/// The text that has a kernel of this name.
+pub(super) fn source(kernel: &str) -> Option<&'static str> {
+    let entry = format!(".entry {kernel}(");
+    SOURCES.into_iter().find(|text| text.contains(&entry))
+}

@@ -1,0 +1,24 @@
+//! A GPU, whatever there is.
+
+use std::sync::OnceLock;
+
+use gptq_kernels::cuda::CudaBackend;
+
+/// One for all tests of this process.
+pub(crate) fn gpu() -> CudaBackend {
+    static GPU: OnceLock<CudaBackend> = OnceLock::new();
+    let open = || {
+        // SAFETY: both libraries run nothing but their initialisers when they are loaded.
+        let real = unsafe { libloading::Library::new("libcuda.so.1") };
+        if real.is_err() {
+            let folder = std::env::current_exe().unwrap();
+            let emulator = folder.with_file_name("libgptq_ptx_emulator.so");
+            // SAFETY: as above. It answers to the name libcuda.so from here on.
+            let emulator = unsafe { libloading::Library::new(&emulator) }
+                .unwrap_or_else(|e| panic!("{}: {e}", emulator.display()));
+            std::mem::forget(emulator);
+        }
+        CudaBackend::open(0).unwrap()
+    };
+    GPU.get_or_init(open).clone()
+}

@@ -1,0 +1,192 @@
+//! Prepared linears: every width, both kinds of halves, any group and order, any number of tokens.
+
+use gptq_core::{Backend, Bits, QuantizedMatrix, Reference};
+use gptq_kernels::cuda::{CudaBackend, Half};
+use gptq_pack::{PackedBackend, PackedLinear, ZeroPointFormat};
+use half::{bf16, f16};
+use ndarray::{Array2, s};
+use proptest::{prelude::*, sample::select};
+
+use crate::{common::values, gpu::gpu};
+
+fn round(half: Half, v: f32) -> f32 {
+    match half {
+        Half::F16 => f16::from_f32(v).to_f32(),
+        Half::Bf16 => bf16::from_f32(v).to_f32(),
+    }
+}
+
+/// What kernels multiply with, by its definition: code minus zero, exactly, times the scale in
+/// halves, rounded once. Scales are held as multiples of a power of two that makes the largest just
+/// less than one.
+fn weights(matrix: &QuantizedMatrix, half: Half) -> Array2<f32> {
+    let largest = matrix.scales.iter().fold(0f32, |m, s| m.max(s.abs()));
+    let unit = if largest > 0.0 { 2f32.powi(largest.log2().floor() as i32 + 1) } else { 1.0 };
+    Array2::from_shape_fn(matrix.codes.dim(), |(r, c)| {
+        let g = matrix.g_idx[c] as usize;
+        let centred = f32::from(matrix.codes[(r, c)]) - f32::from(matrix.zeros[(r, g)]);
+        unit * round(half, centred * round(half, matrix.scales[(r, g)] / unit))
+    })
+}
+
+fn layer(
+    bits: Bits,
+    (outs, ins, group): (usize, usize, usize),
+    (symmetric, scattered): (bool, bool),
+    seed: u32,
+) -> QuantizedMatrix {
+    let group = group.min(ins);
+    let groups = ins.div_ceil(group);
+    let maxq = f32::from(bits.maxq());
+    let code = |v: f32| ((v + 1.0) / 2.0 * (maxq + 0.99)) as u8;
+    let scattered = scattered && ins % 7 != 0;
+    let place = |c: usize| if scattered { (c * 7 + 3) % ins } else { c };
+    let middle = bits.maxq() / 2 + 1;
+    QuantizedMatrix {
+        bits,
+        codes: values(outs, ins, seed).mapv(code),
+        scales: values(outs, groups, seed + 1).mapv(|v| f16::from_f32(v * 0.01).to_f32()),
+        zeros: values(outs, groups, seed + 2)
+            .mapv(|v| if symmetric { middle } else { code(v).max(1) }),
+        g_idx: (0..ins).map(|c| (place(c) / group) as u32).collect(),
+    }
+}
+
+/// Sums of f32 differ by the sizes of what was summed, by output.
+fn near(got: &Array2<f32>, want: &Array2<f32>, sizes: &Array2<f32>) -> Result<(), String> {
+    if got.dim() != want.dim() {
+        return Err(format!("{:?}, not {:?}", got.dim(), want.dim()));
+    }
+    let mut all = got.indexed_iter().zip(want).zip(sizes);
+    let far = all.find(|(((_, g), w), size)| {
+        g.is_nan() || (*g - *w).abs() > 4e-6 * (*size + w.abs()) + 1e-7
+    });
+    match far {
+        Some((((at, g), w), _)) => Err(format!("{g} at {at:?}, not {w}")),
+        None => Ok(()),
+    }
+}
+
+/// Products of f64, so that only the GPU's sums are off.
+fn product(x: &Array2<f32>, w: &Array2<f32>) -> Array2<f32> {
+    x.mapv(f64::from).dot(&w.mapv(f64::from).t()).mapv(|v| v as f32)
+}
+
+fn check(backend: &CudaBackend, half: Half, x: &Array2<f32>, matrices: &[QuantizedMatrix]) {
+    let bias = |m: &QuantizedMatrix| values(1, m.out_features(), 99).into_raw_vec_and_offset().0;
+    let prepared: Vec<_> = matrices
+        .iter()
+        .map(|m| {
+            let packed = PackedLinear::pack(m, ZeroPointFormat::GptqV2).unwrap();
+            backend.prepare(&packed.with_bias(&bias(m)).unwrap()).unwrap()
+        })
+        .collect();
+    let on_gpu = backend.upload(x.view()).unwrap();
+    let outs = backend.linears(&on_gpu, &prepared.iter().collect::<Vec<_>>()).unwrap();
+    let halves = x.mapv(|v| round(half, v));
+    for ((matrix, prepared), out) in matrices.iter().zip(&prepared).zip(&outs) {
+        let seen = backend.download(&backend.dequantize(prepared).unwrap()).unwrap();
+        let want = weights(matrix, half);
+        // Layers with more holes than inputs are held as dense ones, rounded from other numbers.
+        let dense = matrix.dequantize().mapv(|w| round(half, w));
+        assert!(seen == want || seen == dense, "weights of {:?}", matrix.codes.dim());
+        let bias = Array2::from_shape_fn((1, matrix.out_features()), |(_, c)| {
+            f16::from_f32(bias(matrix)[c]).to_f32()
+        });
+        let want = product(&halves, &seen) + &bias;
+        let sizes = product(&halves.mapv(f32::abs), &seen.mapv(f32::abs));
+        near(&backend.download(out).unwrap(), &want, &sizes).unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn packed_layers(
+        bits in select(Bits::ALL.to_vec()),
+        half in select(vec![Half::F16, Half::Bf16]),
+        (outs, ins) in (1..200usize, prop_oneof![1..300usize, select(vec![64, 128, 384, 640])]),
+        group in prop_oneof![8..200usize, select(vec![16, 32, 64, 128, usize::MAX])],
+        tokens in select(vec![1usize, 2, 3, 8, 9, 16, 17, 40, 64, 65]),
+        (symmetric, scattered) in any::<(bool, bool)>(),
+        seed in any::<u16>(),
+    ) {
+        let matrix = layer(bits, (outs, ins, group), (symmetric, scattered), u32::from(seed));
+        let x = values(tokens, ins, u32::from(seed) + 5) * 3.0;
+        check(&gpu().with_half(half), half, &x, &[matrix]);
+    }
+}
+
+/// Layers of one input are one launch, as many as fit; some have another width or order.
+#[test]
+fn together() {
+    for tokens in [1, 12, 50] {
+        let make =
+            |bits, outs, scattered, seed| layer(bits, (outs, 256, 128), (true, scattered), seed);
+        let matrices = [
+            make(Bits::B4, 130, false, 1),
+            make(Bits::B4, 64, false, 2),
+            make(Bits::B4, 1, false, 3),
+            make(Bits::B4, 70, false, 4),
+            make(Bits::B4, 65, false, 5),
+            make(Bits::B4, 96, true, 6),
+            make(Bits::B4, 33, true, 7),
+            make(Bits::B8, 40, false, 8),
+        ];
+        check(&gpu(), Half::F16, &values(tokens, 256, 9), &matrices);
+    }
+}
+
+/// Many stages in depth for few outputs: every column of tiles is cut among blocks.
+#[test]
+fn columns_cut_among_blocks() {
+    for (bits, tokens) in [(Bits::B4, 1), (Bits::B4, 33), (Bits::B3, 2), (Bits::B8, 20)] {
+        let matrix = layer(bits, (72, 4096, 128), (false, false), 1);
+        check(&gpu(), Half::F16, &values(tokens, 4096, 2), &[matrix]);
+    }
+}
+
+/// Scales that halves could not hold as they are.
+#[test]
+fn tiny_scales() {
+    let mut matrix = layer(Bits::B4, (64, 128, 32), (false, false), 3);
+    matrix.scales.mapv_inplace(|s| f16::from_f32(s * 1e-3).to_f32());
+    check(&gpu(), Half::F16, &values(3, 128, 4), &[matrix]);
+}
+
+#[test]
+fn dense_layers() {
+    for half in [Half::F16, Half::Bf16] {
+        for (tokens, outs, ins) in [(1, 70, 40), (5, 33, 129), (8, 9, 256), (20, 64, 64)] {
+            let backend = gpu().with_half(half);
+            let (x, w) = (values(tokens, ins, 1), values(outs, ins, 2));
+            let bias = values(1, outs, 3);
+            let prepared = backend.prepare_dense(w.view(), bias.as_slice()).unwrap();
+            let x_gpu = backend.upload(x.view()).unwrap();
+            let got = backend.download(&backend.packed_linear(&x_gpu, &prepared).unwrap()).unwrap();
+            let (x, w) = (x.mapv(|v| round(half, v)), w.mapv(|v| round(half, v)));
+            let sizes = product(&x.mapv(f32::abs), &w.mapv(f32::abs));
+            near(&got, &(product(&x, &w) + &bias), &sizes).unwrap();
+            let seen = backend.download(&backend.dequantize(&prepared).unwrap()).unwrap();
+            assert_eq!(seen, w);
+        }
+    }
+}
+
+/// f32 throughout, packed or not.
+#[test]
+fn exact_products() {
+    let backend = gpu().exact();
+    let matrix = layer(Bits::B3, (50, 96, 32), (false, true), 5);
+    let packed = PackedLinear::pack(&matrix, ZeroPointFormat::GptqV2).unwrap();
+    let x = values(7, 96, 6) * 4.0;
+    let want = Reference.linears(&x, &[&Reference.prepare(&packed).unwrap()]).unwrap();
+    let prepared = backend.prepare(&packed).unwrap();
+    let got = backend.packed_linear(&backend.upload(x.view()).unwrap(), &prepared).unwrap();
+    let sizes = product(&x.mapv(f32::abs), &matrix.dequantize().mapv(f32::abs));
+    near(&backend.download(&got).unwrap(), &want[0], &sizes).unwrap();
+    let seen = backend.download(&backend.dequantize(&prepared).unwrap()).unwrap();
+    assert_eq!(seen, packed.unpack().dequantize());
+    assert_eq!(seen.slice(s![.., 0]).len(), 50);
+}
