@@ -302,6 +302,17 @@ pub trait Backend: Send + Sync {
     /// Rows of a table by index: embeddings of token ids.
     fn gather(&self, table: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor, Error>;
 
+    /// The place of the largest entry of every row, the first of several: tokens that are chosen
+    /// where their logits are.
+    fn argmax(&self, x: &Self::Tensor) -> Result<Vec<u32>, Error> {
+        let first_of_largest = |row: ndarray::ArrayView1<'_, f32>| {
+            let better =
+                |best: (u32, f32), (i, &x): (u32, &f32)| if x > best.1 { (i, x) } else { best };
+            (0..).zip(row).fold((0, f32::NEG_INFINITY), better).0
+        };
+        Ok(self.look(x)?.rows().into_iter().map(first_of_largest).collect())
+    }
+
     /// Overwrites rows `at..` of `target`: new keys and values enter the cache.
     fn write_rows(
         &self,

@@ -14,11 +14,14 @@ struct Attention {
     const float* bias;   // [heads][bias_columns] on scores, or none
     const float* sinks;  // [heads], or none
     float* out;          // [texts · length][heads · value_dim]
+    u16* halves;         // the same, if wanted
     float* partials;     // [query][head][share][2 + value_dim]
     u32* counters;       // [query][head], zero
     u32 heads, kv_heads, head_dim, value_dim, length, bias_columns;
     u32 window, window_size;
     float scale, softcap; // no cap: 0
+    u32 kind;            // of halves
+    u32 unused;
 };
 
 __device__ u32 first_key(u32 window, u32 size, u32 position) {
@@ -103,12 +106,16 @@ attention(const __grid_constant__ Attention a, const u32* rows) {
         return sum;
     };
     const float sink = a.sinks ? a.sinks[head] : -INFINITE;
-    float* out = a.out + (u64(token) * a.heads + head) * a.value_dim;
+    auto write = [&](u32 i, float y) {
+        const u64 at = (u64(token) * a.heads + head) * a.value_dim + i;
+        a.out[at] = y;
+        store_half(a.halves, at, y, a.kind);
+    };
     if (shares == 1) {
         const float most = fmaxf(highest, sink);
         const float total = all * part(highest, most) + part(sink, most);
         for (u32 i = threadIdx.x; i < a.value_dim; i += blockDim.x)
-            out[i] = mix(i) * part(highest, most) / total;
+            write(i, mix(i) * part(highest, most) / total);
         return;
     }
     const u64 row = u64(token) * a.heads + head;
@@ -130,6 +137,6 @@ attention(const __grid_constant__ Attention a, const u32* rows) {
             const float* of = parts + s * (2 + a.value_dim);
             sum += load_fresh(of + 2 + i) * part(load_fresh(of), most);
         }
-        out[i] = sum / total;
+        write(i, sum / total);
     }
 }

@@ -73,6 +73,13 @@ struct BF16 {
     }
 };
 
+// A number in halves, for the product that comes next, if one does.
+enum Kind : u32 { NONE, AS_F16, AS_BF16 };
+
+__device__ inline void store_half(u16* to, u64 at, float x, u32 kind) {
+    if (kind != NONE) to[at] = u16(kind == AS_F16 ? F16::pair(x, x) : BF16::pair(x, x));
+}
+
 // a − b. Fused with one, because bf16 has no other subtraction before sm_90; it rounds once.
 template <class T> __device__ u32 sub(u32 a, u32 b) {
     return T::fma(b, T::pair(-1, -1), a);
@@ -92,9 +99,11 @@ __device__ inline u32 shared_address(const void* p) {
 }
 
 // Sixteen bytes go to shared memory while threads do something else; past the first cache, because
-// each is read once.
-__device__ inline void copy_async(u32 shared, const void* global) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
+// each is read once. Zeros go there if `there` is false, and nothing is read.
+__device__ inline void copy_async(u32 shared, const void* global, bool there = true) {
+    u32 bytes = there ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes)
+                 : "memory");
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // All but the last `N` groups have arrived.

@@ -1,26 +1,26 @@
 // Activations as the products want them: halves, in the order of the weights' columns.
 #include "common.cuh"
 
-// to[t][k] = from[t][index[k]], or zero where the index is no input's or there is no token t.
+// to[t][k] = from[t][index[k]], or zero where the index is no input's.
 // Without an index, column k is input k. A thread is a pair of columns.
 
 template <class T>
-__device__ void halve(const float* from, const u32* index, u32* to, u32 tokens, u32 inputs, u32 k) {
+__device__ void halve(const float* from, const u32* index, u32* to, u32 inputs, u32 k) {
     u32 pair = blockIdx.x * blockDim.x + threadIdx.x, token = blockIdx.y;
     if (2 * pair >= k) return;
     float x[2];
     for (u32 i = 0; i < 2; i++) {
         u32 column = index ? index[2 * pair + i] : 2 * pair + i;
-        x[i] = token < tokens && column < inputs ? from[u64(token) * inputs + column] : 0.0f;
+        x[i] = column < inputs ? from[u64(token) * inputs + column] : 0.0f;
     }
     to[(u64(token) * k) / 2 + pair] = T::pair(x[0], x[1]);
 }
 
-KERNEL halve_f16(const float* from, const u32* index, u32* to, u32 tokens, u32 inputs, u32 k) {
-    halve<F16>(from, index, to, tokens, inputs, k);
+KERNEL halve_f16(const float* from, const u32* index, u32* to, u32 inputs, u32 k) {
+    halve<F16>(from, index, to, inputs, k);
 }
-KERNEL halve_bf16(const float* from, const u32* index, u32* to, u32 tokens, u32 inputs, u32 k) {
-    halve<BF16>(from, index, to, tokens, inputs, k);
+KERNEL halve_bf16(const float* from, const u32* index, u32* to, u32 inputs, u32 k) {
+    halve<BF16>(from, index, to, inputs, k);
 }
 
 // The other way, for weights that someone wants to see: to[r][index[k]] = from[r][k] · factor.

@@ -1,12 +1,17 @@
 // Normalisations of rows, in segments. A block is a segment.
 #include "common.cuh"
 
-// Entry c of a row is multiplied by weight[c mod weights] and has bias[c mod biases] added.
+// Entry c of a row is multiplied by weight[c mod weights] and has bias[c mod biases] added. If there
+// are terms, x += terms comes first.
 template <bool LAYER>
-__device__ void norm(const float* x, const float* weight, const float* bias, float* out,
-                     u32 columns, u32 segment, u32 weights, u32 biases, float eps) {
+__device__ void norm(float* x, const float* terms, const float* weight, const float* bias,
+                     float* out, u16* halves, u32 kind, u32 columns, u32 segment, u32 weights,
+                     u32 biases, float eps) {
     const u64 begin = u64(blockIdx.y) * columns + blockIdx.x * segment;
     float mean = 0;
+    if (terms)
+        for (u32 i = threadIdx.x; i < segment; i += blockDim.x) x[begin + i] += terms[begin + i];
+    // From here on, a thread reads what it wrote itself.
     if (LAYER) {
         float sum = 0;
         for (u32 i = threadIdx.x; i < segment; i += blockDim.x) sum += x[begin + i];
@@ -24,14 +29,18 @@ __device__ void norm(const float* x, const float* weight, const float* bias, flo
         if (weight) y *= weight[column % weights];
         if (bias) y += bias[column % biases];
         out[begin + i] = y;
+        store_half(halves, begin + i, y, kind);
     }
 }
 
-KERNEL norm_rms(const float* x, const float* weight, const float* bias, float* out, u32 columns,
-                u32 segment, u32 weights, u32 biases, float eps) {
-    norm<false>(x, weight, bias, out, columns, segment, weights, biases, eps);
-}
-KERNEL norm_layer(const float* x, const float* weight, const float* bias, float* out, u32 columns,
-                  u32 segment, u32 weights, u32 biases, float eps) {
-    norm<true>(x, weight, bias, out, columns, segment, weights, biases, eps);
-}
+#define NORM(NAME, LAYER)                                                                          \
+    KERNEL __launch_bounds__(1024)                                                                 \
+        NAME(float* x, const float* terms, const float* weight, const float* bias, float* out,     \
+             u16* halves, u32 kind, u32 columns, u32 segment, u32 weights, u32 biases,             \
+             float eps) {                                                                          \
+        norm<LAYER>(x, terms, weight, bias, out, halves, kind, columns, segment, weights, biases,  \
+                    eps);                                                                          \
+    }
+
+NORM(norm_rms, false)
+NORM(norm_layer, true)

@@ -30,7 +30,7 @@ struct Linear {
 
 struct Job {
     Linear linears[MOST_LINEARS];
-    const u16* x;        // [tokens, to a multiple of 64][k_tiles · 16] halves, zeros where padded
+    const u16* x;        // [tokens][k_tiles · 16] halves, zeros where there is no input
     float* partials;     // [blocks][2][16 · NB · 32 · WIDE]
     u32* counters;       // [columns], zero
     u32 tokens;
@@ -88,7 +88,7 @@ __device__ void packed_matmul(const Job& job) {
         for (u32 i = threadIdx.x; i < 8 * NB * (DEPTH / 8); i += THREADS) {
             u32 row = i / (DEPTH / 8), chunk = i % (DEPTH / 8);
             copy_async(base + row * PITCH + chunk * 16,
-                       x + u64(row) * job.k_tiles * 16 + stage * DEPTH + chunk * 8);
+                       x + (u64(row) * job.k_tiles * 16 + stage * DEPTH + chunk * 8), row < tokens);
         }
         constexpr u32 CHUNKS = 64 * BITS; // of one column of a stage
         for (u32 i = threadIdx.x; i < WIDE * CHUNKS; i += THREADS) {

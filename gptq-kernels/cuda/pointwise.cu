@@ -31,17 +31,23 @@ KERNEL apply(float* x, u64 many, u32 function, float c) {
     if (i < many) x[i] = value(function, c, x[i]);
 }
 
-KERNEL gated(const float* gate, const float* up, float* out, u64 many, u32 function, float c) {
+KERNEL gated(const float* gate, const float* up, float* out, u16* halves, u32 kind, u64 many,
+             u32 function, float c) {
     u64 i = place();
-    if (i < many) out[i] = value(function, c, gate[i]) * up[i];
+    if (i >= many) return;
+    float y = value(function, c, gate[i]) * up[i];
+    out[i] = y;
+    store_half(halves, i, y, kind);
 }
 
-KERNEL gated_clamped(const float* gate, const float* up, float* out, u64 many, float limit,
-                     float alpha) {
+KERNEL gated_clamped(const float* gate, const float* up, float* out, u16* halves, u32 kind,
+                     u64 many, float limit, float alpha) {
     u64 i = place();
     if (i >= many) return;
     float g = gate[i] > limit ? limit : gate[i];
-    out[i] = (clamp(up[i], limit) + 1.0f) * g * sigmoid(alpha * g);
+    float y = (clamp(up[i], limit) + 1.0f) * g * sigmoid(alpha * g);
+    out[i] = y;
+    store_half(halves, i, y, kind);
 }
 
 KERNEL add(float* x, const float* y, u64 many) {
@@ -64,11 +70,18 @@ KERNEL scale_rows(float* x, const float* factors, u64 many, u32 columns) {
     if (i < many) x[i] *= factors[i / columns];
 }
 
-// Pairs of channels of every head turn by an angle of the token's. A thread is a pair.
-KERNEL rope(float* x, const float* cosines, const float* sines, u64 many, u32 columns, u32 head,
-            u32 offset, u32 half, u32 interleaved) {
+// Pairs of channels of every head turn by an angle of the token's, in one matrix, or in two of the
+// same tokens: queries and keys. A thread is a pair.
+KERNEL rope(float* x, u64 many, u32 columns, float* also, u64 also_many, u32 also_columns,
+            const float* cosines, const float* sines, u32 head, u32 offset, u32 half,
+            u32 interleaved) {
     u64 i = place();
-    if (i >= many) return;
+    if (i >= many) {
+        i -= many;
+        if (i >= also_many) return;
+        x = also;
+        columns = also_columns;
+    }
     u32 pair = i % half;
     u64 segment = i / half;
     u64 token = segment / (columns / head);

@@ -34,11 +34,17 @@ KERNEL scatter_add(float* x, const u32* rows, const float* weights, const float*
         x[u64(rows[i]) * columns + column] += weights[i] * y[u64(i) * columns + column];
 }
 
-// Rows come to stand from row *at on. The place is read on the device, because it is another for
-// every token while the launch stays the same.
-KERNEL write_rows(float* target, const u32* at, const float* rows, u64 many, u32 columns) {
+// Rows come to stand from row *at on, in one matrix, or in two: keys and values. The place is read
+// on the device, because it is another for every token while the launch stays the same.
+KERNEL write_rows(float* target, const u32* at, const float* rows, u64 many, u32 columns,
+                  float* also, const u32* also_at, const float* also_rows, u64 also_many,
+                  u32 also_columns) {
     u64 i = place();
-    if (i < many) target[u64(*at) * columns + i] = rows[i];
+    if (i < many) {
+        target[u64(*at) * columns + i] = rows[i];
+    } else if (i - many < also_many) {
+        also[u64(*also_at) * also_columns + i - many] = also_rows[i - many];
+    }
 }
 
 // The place of the largest number of a row, the first of several. A block is a row.

@@ -5,7 +5,7 @@ use std::{ops::ControlFlow, time::Instant};
 use gptq_pack::PackedBackend;
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
-use crate::{Error, Model, evaluate::argmax};
+use crate::{Error, KvCache, Model, evaluate::argmax};
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,9 +55,13 @@ pub fn generate<B: PackedBackend>(
         return Err(Error::input("the prompt has no tokens; give some text to continue"));
     }
     let mut chooser = Chooser::new(sampling)?;
+    let mut choose = |ids: &[u32], cache: &mut KvCache<B>| match sampling {
+        Sampling::Greedy => model.next_token(ids, cache),
+        Sampling::Random { .. } => Ok(chooser.choose(&model.next_logits(ids, cache)?)),
+    };
     let mut cache = model.cache(prompt.len() + max_new_tokens)?;
     let started = Instant::now();
-    let mut logits = model.next_logits(prompt, &mut cache)?;
+    let mut id = choose(prompt, &mut cache)?;
     let mut out = Generated {
         ids: Vec::new(),
         ended: false,
@@ -66,7 +70,6 @@ pub fn generate<B: PackedBackend>(
     };
     let started = Instant::now();
     for remaining in (0..max_new_tokens).rev() {
-        let id = chooser.choose(&logits);
         out.ended = model.config().eos_token_ids.contains(&id);
         if out.ended {
             break;
@@ -76,7 +79,7 @@ pub fn generate<B: PackedBackend>(
             break;
         }
         if remaining > 0 {
-            logits = model.next_logits(&[id], &mut cache)?;
+            id = choose(&[id], &mut cache)?;
         }
     }
     out.decode_seconds = started.elapsed().as_secs_f64();

@@ -146,6 +146,26 @@ impl<B: PackedBackend> Model<B> {
     /// [`Error::Input`] for ids outside the vocabulary, no ids, or more than the cache has room
     /// for; and the backend's.
     pub fn next_logits(&self, ids: &[u32], cache: &mut KvCache<B>) -> Result<Vec<f32>, Error> {
+        let last = self.next(ids, cache, |logits| self.backend.download(logits))?;
+        Ok(last.into_raw_vec_and_offset().0)
+    }
+
+    /// Reads more tokens and returns the one that is most likely after them: the logits stay where
+    /// they are.
+    ///
+    /// # Errors
+    /// As [`Model::next_logits`].
+    pub fn next_token(&self, ids: &[u32], cache: &mut KvCache<B>) -> Result<u32, Error> {
+        let tokens = self.next(ids, cache, |logits| self.backend.argmax(logits))?;
+        Ok(tokens[0])
+    }
+
+    fn next<R>(
+        &self,
+        ids: &[u32],
+        cache: &mut KvCache<B>,
+        see: impl FnOnce(&B::Tensor) -> Result<R, gptq_core::Error>,
+    ) -> Result<R, Error> {
         if ids.is_empty() || cache.filled + ids.len() > cache.capacity {
             return Err(Error::input(format!(
                 "{} new tokens after {} do not fit a cache of {}",
@@ -154,12 +174,16 @@ impl<B: PackedBackend> Model<B> {
                 cache.capacity
             )));
         }
-        let last = awake(|| {
+        awake(|| {
             let hidden = self.run(ids, Some(cache))?;
             cache.filled += ids.len();
-            self.logits_of(&hidden, &[ids.len() as u32 - 1])
-        })?;
-        Ok(last.into_raw_vec_and_offset().0)
+            // Of one token there is nothing to choose from.
+            let last = match ids.len() {
+                1 => hidden,
+                many => self.backend.gather(&hidden, &[many as u32 - 1])?,
+            };
+            Ok(see(&self.project(&last)?)?)
+        })
     }
 
     /// The model with every linear replaced, the head included unless it is the embedding.

@@ -33,7 +33,7 @@ impl CudaBackend {
                  --device cpu"
             )));
         }
-        let out = self.tensor(q.rows, heads * value_dim)?;
+        let out = self.tensor_with_halves(q.rows, heads * value_dim)?;
         // One token is too little work for a whole GPU: its keys are shared among blocks, so many as
         // the cache has room for, whatever it holds now: the launch stays the same.
         let shares = if q.rows == 1 { k.rows.div_ceil(SHARE).clamp(1, 32) } else { 1 };
@@ -50,6 +50,7 @@ impl CudaBackend {
             Window::Chunked(n) => (2, n as u32),
         };
         let keys = (keys as u32).to_le_bytes();
+        let (halves, kind) = out.halves();
         let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
         let bias_columns = terms.key_bias.map_or(0, |bias| bias.columns as u32);
         let shared = (head_dim + WARPS * value_dim) * 4;
@@ -71,6 +72,7 @@ impl CudaBackend {
                     of(terms.key_bias),
                     of(terms.sinks),
                     out.buffer.at,
+                    halves,
                     partials.as_ref().map_or(0, |buffer| buffer.at),
                     counters,
                     pair(heads as u32, kv_heads as u32),
@@ -78,6 +80,7 @@ impl CudaBackend {
                     pair(length as u32, bias_columns),
                     pair(window, size),
                     pair(shape.scale.to_bits(), shape.softcap.unwrap_or(0.0).to_bits()),
+                    kind.into(),
                 ]),
                 Argument::Data(&keys),
             ],

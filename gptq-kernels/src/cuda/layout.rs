@@ -12,7 +12,7 @@ use super::half::Half;
 /// Inputs and outputs of a tile, and tiles of a stage in depth.
 pub(super) const DEEP: usize = 16;
 pub(super) const WIDE: usize = 64;
-const STAGE: usize = 8;
+pub(super) const STAGE: usize = 8;
 
 /// Where no input is.
 const NOWHERE: u32 = u32::MAX;

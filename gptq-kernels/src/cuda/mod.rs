@@ -61,6 +61,8 @@ pub struct CudaTensor {
     buffer: Buffer,
     rows: usize,
     columns: usize,
+    /// The same numbers as factors of the product that comes next, where its maker wrote them too.
+    halves: Option<(Half, Buffer)>,
 }
 
 impl CudaBackend {
@@ -116,13 +118,38 @@ impl CudaBackend {
         let count = rows.checked_mul(columns).filter(|&n| n <= u32::MAX as usize * 64);
         let count = count
             .ok_or_else(|| failure(format!("CUDA: a matrix of {rows} × {columns} is too large")))?;
-        Ok(CudaTensor { buffer: self.device.words(count)?, rows, columns })
+        Ok(CudaTensor { buffer: self.device.words(count)?, rows, columns, halves: None })
+    }
+
+    /// One with room for its halves, if products could take them as they lie: whole stages of
+    /// inputs, in their own order.
+    fn tensor_with_halves(&self, rows: usize, columns: usize) -> Result<CudaTensor, Error> {
+        let tensor = self.tensor(rows, columns)?;
+        if self.exact || columns == 0 || !columns.is_multiple_of(layout::DEEP * layout::STAGE) {
+            return Ok(tensor);
+        }
+        let halves = Some((self.half, self.device.words(rows * columns / 2)?));
+        Ok(CudaTensor { halves, ..tensor })
     }
 }
 
 impl CudaTensor {
     fn len(&self) -> usize {
         self.rows * self.columns
+    }
+
+    /// About to be changed: its halves are not the same then.
+    fn change(&mut self) {
+        self.halves = None;
+    }
+
+    /// Where its halves go and of which kind they are, as the kernel that makes it wants to know.
+    fn halves(&self) -> (u64, u32) {
+        match &self.halves {
+            None => (0, 0),
+            Some((Half::F16, halves)) => (halves.at, 1),
+            Some((Half::Bf16, halves)) => (halves.at, 2),
+        }
     }
 }
 

@@ -38,9 +38,7 @@ impl CudaBackend {
         many: usize,
         arguments: &[Argument<'_>],
     ) -> Result<(), Error> {
-        let blocks = u32::try_from(many.div_ceil(THREADS as usize))
-            .map_err(|_| failure(format!("CUDA: {many} numbers are too many for {name}")))?;
-        self.launch(name, [blocks, 1, 1], THREADS, 0, arguments)
+        self.launch(name, [blocks(name, many)?, 1, 1], THREADS, 0, arguments)
     }
 
     /// Numbers of the host as an argument. Where they are too many for the tape, they get a buffer,
@@ -56,6 +54,12 @@ impl CudaBackend {
         self.device.write(&buffer, bytes)?;
         Ok((At(buffer.at), Some(buffer)))
     }
+}
+
+/// With a thread for each of `many`.
+fn blocks(name: &str, many: usize) -> Result<u32, Error> {
+    u32::try_from(many.div_ceil(THREADS as usize))
+        .map_err(|_| failure(format!("CUDA: {many} numbers are too many for {name}")))
 }
 
 pub(super) fn optional(tensor: Option<&CudaTensor>) -> Argument<'static> {
@@ -172,25 +176,38 @@ impl Backend for CudaBackend {
 
     fn norm(&self, x: &CudaTensor, norm: &Norm<'_, CudaTensor>) -> Result<CudaTensor, Error> {
         assert!(norm.segment > 0 && x.columns.is_multiple_of(norm.segment), "norm: segments");
-        let y = self.tensor(x.rows, x.columns)?;
+        let y = self.tensor_with_halves(x.rows, x.columns)?;
         let name = match norm.kind {
             NormKind::Rms => "norm_rms",
             NormKind::Layer => "norm_layer",
         };
         let length = |part: Option<&CudaTensor>| Whole(part.map_or(1, |part| part.len() as u32));
         let threads = (norm.segment.next_multiple_of(32) as u32).min(1024);
-        self.rows(x.rows, |first, many| {
+        let mut tape = self.device.tape();
+        // A sum right before it is done on the way, unless it lies where results go.
+        let (halves, kind) = y.halves();
+        let here = [y.buffer.at, halves];
+        let whole = x.rows <= MOST_ROWS;
+        let sum = tape.take_back("add", |words| {
+            whole && words[0] == x.buffer.at && !here.contains(&words[1])
+        });
+        let terms = sum.map_or(0, |words| words[1]);
+        rows(x.rows, |first, many| {
             let offset = (first * x.columns * 4) as u64;
-            self.launch(
+            tape.launch(
+                &self.device,
                 name,
                 [(x.columns / norm.segment) as u32, many, 1],
                 threads,
                 0,
                 &[
                     At(x.buffer.at + offset),
+                    At(terms),
                     optional(norm.weight),
                     optional(norm.bias),
                     At(y.buffer.at + offset),
+                    At(if kind == 0 { 0 } else { halves + offset / 2 }),
+                    Whole(kind),
                     Whole(x.columns as u32),
                     Whole(norm.segment as u32),
                     length(norm.weight),
@@ -199,6 +216,7 @@ impl Backend for CudaBackend {
                 ],
             )
         })?;
+        drop(tape);
         Ok(y)
     }
 
@@ -213,22 +231,34 @@ impl Backend for CudaBackend {
         assert!(shape.head_dim > 0 && x.columns.is_multiple_of(shape.head_dim), "rope: heads");
         assert!(shape.offset + 2 * half <= shape.head_dim, "rope: channels of a head");
         assert!(cos.rows >= x.rows && sin.rows >= x.rows && sin.columns == half, "rope: angles");
+        x.change();
         let many = x.rows * (x.columns / shape.head_dim) * half;
-        self.each(
-            "rope",
-            many,
-            &[
-                At(x.buffer.at),
-                At(cos.buffer.at),
-                At(sin.buffer.at),
-                Wide(many as u64),
-                Whole(x.columns as u32),
-                Whole(shape.head_dim as u32),
-                Whole(shape.offset as u32),
-                Whole(half as u32),
-                Whole(shape.interleaved.into()),
-            ],
-        )
+        let rest = [
+            cos.buffer.at,
+            sin.buffer.at,
+            shape.head_dim as u64,
+            shape.offset as u64,
+            half as u64,
+            shape.interleaved.into(),
+        ];
+        let mut tape = self.device.tape();
+        // Keys turn as the queries before them, in one launch.
+        let before = tape.take_back("rope", |words| {
+            words[3] == 0 && words[0] != x.buffer.at && words[6..] == rest
+        });
+        let none = [0, 0, 0].map(Wide);
+        let own = [Wide(x.buffer.at), Wide(many as u64), Whole(x.columns as u32)];
+        let (first, second, all) = match &before {
+            None => (own, none, many),
+            Some(words) => (
+                [Wide(words[0]), Wide(words[1]), Whole(words[2] as u32)],
+                own,
+                many + words[1] as usize,
+            ),
+        };
+        let rest = rest.map(Wide);
+        let arguments = [&first[..], &second, &rest].concat();
+        tape.launch(&self.device, "rope", [blocks("rope", all)?, 1, 1], THREADS, 0, &arguments)
     }
 
     fn attention(
@@ -243,30 +273,35 @@ impl Backend for CudaBackend {
     }
 
     fn apply(&self, x: &mut CudaTensor, f: Pointwise) -> Result<(), Error> {
+        x.change();
         let [number, c] = function(f);
         self.each("apply", x.len(), &[At(x.buffer.at), Wide(x.len() as u64), number, c])
     }
 
     fn gated(&self, gate: &CudaTensor, up: &CudaTensor, f: Gate) -> Result<CudaTensor, Error> {
         assert_eq!(self.dim(gate), self.dim(up), "gated: gate and up");
-        let y = self.tensor(up.rows, up.columns)?;
+        let y = self.tensor_with_halves(up.rows, up.columns)?;
         let (name, [a, b]) = match f {
             Gate::Of(f) => ("gated", function(f)),
             Gate::Clamped { limit, alpha } => ("gated_clamped", [Real(limit), Real(alpha)]),
         };
         let many = y.len();
-        let from = [At(gate.buffer.at), At(up.buffer.at), At(y.buffer.at), Wide(many as u64), a, b];
-        self.each(name, many, &from)?;
+        let (halves, kind) = y.halves();
+        let from = [At(gate.buffer.at), At(up.buffer.at), At(y.buffer.at)];
+        let how = [At(halves), Whole(kind), Wide(many as u64), a, b];
+        self.each(name, many, &[&from[..], &how].concat())?;
         Ok(y)
     }
 
     fn add_assign(&self, x: &mut CudaTensor, y: &CudaTensor) -> Result<(), Error> {
         assert_eq!(self.dim(x), self.dim(y), "add_assign: shapes");
+        x.change();
         self.each("add", x.len(), &[At(x.buffer.at), At(y.buffer.at), Wide(x.len() as u64)])
     }
 
     fn scale_rows(&self, x: &mut CudaTensor, factors: &[f32]) -> Result<(), Error> {
         assert_eq!(x.rows, factors.len(), "scale_rows: one factor per row");
+        x.change();
         let (factors, _held) = self.data(cast_slice(factors))?;
         let (many, columns) = (x.len(), Whole(x.columns as u32));
         self.each("scale_rows", many, &[At(x.buffer.at), factors, Wide(many as u64), columns])
@@ -311,6 +346,7 @@ impl Backend for CudaBackend {
         assert_eq!(y.rows, weights.len(), "scatter_add: one weight per row");
         assert_eq!(x.columns, y.columns, "scatter_add: columns");
         assert!(rows.iter().all(|&r| (r as usize) < x.rows), "scatter_add: rows");
+        x.change();
         let many = Whole(rows.len() as u32);
         let (rows, _held) = self.data(cast_slice(rows))?;
         let (weights, _held_too) = self.data(cast_slice(weights))?;
@@ -331,6 +367,15 @@ impl Backend for CudaBackend {
         Ok(out)
     }
 
+    fn argmax(&self, x: &CudaTensor) -> Result<Vec<u32>, Error> {
+        let places = self.device.words(x.rows)?;
+        let arguments = [At(x.buffer.at), At(places.at), Whole(x.columns as u32)];
+        self.launch("argmax", [x.rows as u32, 1, 1], 1024, 0, &arguments)?;
+        let mut found = vec![0u32; x.rows];
+        self.device.read(&places, cast_slice_mut(&mut found))?;
+        Ok(found)
+    }
+
     fn write_rows(
         &self,
         target: &mut CudaTensor,
@@ -339,14 +384,28 @@ impl Backend for CudaBackend {
     ) -> Result<(), Error> {
         assert_eq!(target.columns, rows.columns, "write_rows: columns");
         assert!(at + rows.rows <= target.rows, "write_rows: rows");
+        target.change();
         let place = (at as u32).to_le_bytes();
         let (many, columns) = (rows.len(), Whole(rows.columns as u32));
-        let to = At(target.buffer.at);
-        self.each(
-            "write_rows",
-            many,
-            &[to, Data(&place), At(rows.buffer.at), Wide(many as u64), columns],
-        )
+        let own =
+            [At(target.buffer.at), Data(&place), At(rows.buffer.at), Wide(many as u64), columns];
+        let mut tape = self.device.tape();
+        // Values go where the keys before them went, in one launch.
+        let before = tape.take_back("write_rows", |words| {
+            words[5] == 0 && words[0] != target.buffer.at && words[2] != target.buffer.at
+        });
+        let none = [At(0), At(0), At(0), Wide(0), Whole(0)];
+        let (first, second, all) = match &before {
+            None => (own, none, many),
+            Some(words) => {
+                let [to, at, from, more] = [words[0], words[1], words[2], words[3]];
+                let of = [At(to), At(at), At(from), Wide(more), Whole(words[4] as u32)];
+                (of, own, many + more as usize)
+            }
+        };
+        let arguments = [first, second].concat();
+        let blocks = blocks("write_rows", all)?;
+        tape.launch(&self.device, "write_rows", [blocks, 1, 1], THREADS, 0, &arguments)
     }
 
     fn accumulate_gram(&self, h: &mut CudaTensor, x: &CudaTensor) -> Result<(), Error> {
@@ -371,14 +430,14 @@ impl Backend for CudaBackend {
     }
 }
 
-impl CudaBackend {
-    /// A grid has at most 65535 blocks in its second direction: so many rows at a time.
-    pub(super) fn rows(
-        &self,
-        rows: usize,
-        mut launch: impl FnMut(usize, u32) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        const MOST: usize = 65535;
-        (0..rows).step_by(MOST).try_for_each(|first| launch(first, (rows - first).min(MOST) as u32))
-    }
+/// Blocks of a grid in its second direction.
+const MOST_ROWS: usize = 65535;
+
+/// So many rows at a time as a grid takes.
+pub(super) fn rows(
+    rows: usize,
+    mut launch: impl FnMut(usize, u32) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let pieces = (0..rows).step_by(MOST_ROWS);
+    pieces.into_iter().try_for_each(|first| launch(first, (rows - first).min(MOST_ROWS) as u32))
 }

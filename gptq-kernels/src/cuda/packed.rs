@@ -15,7 +15,7 @@ use super::{
     half::Half,
     kernels::{Shape, dequantize_name, kernel_name},
     layout::{DEEP, Order, Tiles, WIDE},
-    ops::{Factor, optional},
+    ops::{Factor, optional, rows},
     tape::Argument::{At, Real, Struct, Whole, Wide},
 };
 
@@ -85,10 +85,12 @@ impl Packed {
     }
 }
 
-/// x in halves: tokens, to a whole number of eights, × k.
+/// x in halves: tokens × k.
 struct Halved {
-    x: Buffer,
+    at: u64,
     k: usize,
+    /// Memory of its own, until the product is on the tape.
+    _own: Option<Buffer>,
 }
 
 impl CudaBackend {
@@ -98,20 +100,32 @@ impl CudaBackend {
         Ok(buffer)
     }
 
+    fn tensor_of(
+        &self,
+        bytes: &[u8],
+        (rows, columns): (usize, usize),
+    ) -> Result<CudaTensor, Error> {
+        Ok(CudaTensor { buffer: self.buffer_of(bytes)?, rows, columns, halves: None })
+    }
+
     fn halved(
         &self,
         x: &CudaTensor,
         order: Option<&Sorted>,
-        (half, rows, k): (Half, usize, usize),
+        (half, k): (Half, usize),
     ) -> Result<Halved, Error> {
-        let halves = self.device.words(rows * k / 2)?;
+        if let (Some((made, halves)), None) = (&x.halves, order)
+            && (*made, x.columns) == (half, k)
+        {
+            return Ok(Halved { at: halves.at, k, _own: None });
+        }
+        let halves = self.device.words(x.rows * k / 2)?;
         let name = match half {
             Half::F16 => "halve_f16",
             Half::Bf16 => "halve_bf16",
         };
         let index = At(order.map_or(0, |order| order.index.at));
-        self.rows(rows, |first, many| {
-            let tokens = x.rows.saturating_sub(first) as u32;
+        rows(x.rows, |first, many| {
             self.launch(
                 name,
                 [(k / 2).div_ceil(256) as u32, many, 1],
@@ -121,13 +135,12 @@ impl CudaBackend {
                     At(x.buffer.at + (first * x.columns * 4) as u64),
                     index,
                     At(halves.at + (first * k * 2) as u64),
-                    Whole(tokens),
                     Whole(x.columns as u32),
                     Whole(k as u32),
                 ],
             )
         })?;
-        Ok(Halved { x: halves, k })
+        Ok(Halved { at: halves.at, k, _own: Some(halves) })
     }
 
     /// The weights in halves, outputs × k, and k.
@@ -189,7 +202,7 @@ impl CudaBackend {
         let part = 16 * shape.eights * 32 * shape.wide;
         let partials = self.device.words(rows * blocks * 2 * part)?;
         words.extend([
-            halved.x.at,
+            halved.at,
             partials.at,
             self.device.counters(rows * columns)?,
             pair(tokens, first.k_tiles as u32),
@@ -210,7 +223,7 @@ impl CudaBackend {
         let (tokens, outputs) = (out.rows, out.columns);
         if self.device.blas.is_some() && tokens > 8 {
             let product = Product {
-                x: halved.x.at,
+                x: halved.at,
                 w: w.at,
                 c: out.buffer.at,
                 tokens: tokens as u32,
@@ -235,7 +248,7 @@ impl CudaBackend {
             256,
             0,
             &[
-                At(halved.x.at),
+                At(halved.at),
                 At(w.at),
                 optional(bias),
                 At(out.buffer.at),
@@ -290,7 +303,7 @@ impl CudaBackend {
             Half::Bf16 => "widen_bf16",
         };
         let index = At(order.map_or(0, |order| order.index.at));
-        self.rows(out.rows, |first, many| {
+        rows(out.rows, |first, many| {
             self.launch(
                 name,
                 [(k / 2).div_ceil(256) as u32, many, 1],
@@ -309,13 +322,7 @@ impl CudaBackend {
     }
 
     fn bias_of(&self, bias: Option<&[f32]>) -> Result<Option<CudaTensor>, Error> {
-        let upload = |bias: &[f32]| {
-            Ok(CudaTensor {
-                buffer: self.buffer_of(cast_slice(bias))?,
-                rows: 1,
-                columns: bias.len(),
-            })
-        };
+        let upload = |bias: &[f32]| self.tensor_of(cast_slice(bias), (1, bias.len()));
         bias.map(upload).transpose()
     }
 }
@@ -377,8 +384,8 @@ impl PackedBackend for CudaBackend {
         let (outputs, inputs) = weight.dim();
         let (weights, bytes) = if self.exact {
             let standard = weight.as_standard_layout();
-            let buffer = self.buffer_of(cast_slice(standard.as_slice().unwrap_or_default()))?;
-            let tensor = CudaTensor { buffer, rows: outputs, columns: inputs };
+            let bytes = cast_slice(standard.as_slice().unwrap_or_default());
+            let tensor = self.tensor_of(bytes, (outputs, inputs))?;
             (Weights::Full(tensor), 4 * outputs * inputs)
         } else {
             let k = inputs.next_multiple_of(8);
@@ -406,8 +413,7 @@ impl PackedBackend for CudaBackend {
             match &layer.weights {
                 Weights::Full(w) => self.full(x, w, layer.bias.as_ref(), out)?,
                 Weights::Halves { w, k, half } => {
-                    let rows = tokens.next_multiple_of(8);
-                    let halved = self.halved(x, None, (*half, rows, *k))?;
+                    let halved = self.halved(x, None, (*half, *k))?;
                     self.product_of_halves(&halved, (w, *half, 1.0), layer.bias.as_ref(), out)?;
                 }
                 Weights::Packed(packed) => {
@@ -419,9 +425,8 @@ impl PackedBackend for CudaBackend {
                     });
                     let fitting: Vec<_> = fitting.collect();
                     let shape = Shape::for_tokens(tokens, packed.bits, self.device.shared);
-                    let rows = tokens.next_multiple_of(8 * shape.eights);
                     let (order, k) = (packed.order.as_deref(), packed.k_tiles * DEEP);
-                    let halved = self.halved(x, order, (packed.half, rows, k))?;
+                    let halved = self.halved(x, order, (packed.half, k))?;
                     let outs: Vec<_> = outs[at..at + fitting.len()].iter().collect();
                     if tokens >= MANY && self.device.blas.is_some() {
                         for ((layer, packed), out) in fitting.iter().zip(outs) {

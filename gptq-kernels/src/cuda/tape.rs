@@ -67,6 +67,8 @@ pub(super) struct Tape {
     /// Where it goes. Never freed while the device lives.
     arena: Option<CUdeviceptr>,
     known: HashMap<u64, Known>,
+    /// Name of the kernel that was put on last, and where its words begin.
+    last: Option<(&'static str, usize)>,
 }
 
 /// A tape that ran before.
@@ -134,6 +136,7 @@ impl Tape {
             self.run(device)?;
         }
         let many = arguments.len() as u32;
+        self.last = Some((name, self.now.words.len()));
         self.now.operations.push(Operation::Launch {
             kernel,
             grid,
@@ -158,8 +161,28 @@ impl Tape {
         self.limit(device)
     }
 
+    /// Takes the last operation back, if it is this one and its arguments fit what comes next, and
+    /// returns them: the next operation does both.
+    pub(super) fn take_back(
+        &mut self,
+        name: &'static str,
+        fits: impl Fn(&[u64]) -> bool,
+    ) -> Option<Vec<u64>> {
+        let (_, begin) = self.last.filter(|(last, _)| *last == name)?;
+        // Of kernels without structures: before each word stands its length, one.
+        let words: Vec<u64> = self.now.words[begin..].chunks(2).map(|pair| pair[1]).collect();
+        if !fits(&words) {
+            return None;
+        }
+        self.now.words.truncate(begin);
+        self.now.operations.pop();
+        self.last = None;
+        Some(words)
+    }
+
     /// Puts a product on the tape.
     pub(super) fn product(&mut self, device: &Device, product: Product) -> Result<(), Error> {
+        self.last = None;
         self.now.operations.push(Operation::Product(product));
         self.limit(device)
     }
@@ -170,6 +193,7 @@ impl Tape {
 
     /// Tells the device everything on the tape, which is empty then.
     pub(super) fn run(&mut self, device: &Device) -> Result<(), Error> {
+        self.last = None;
         let staged = std::mem::take(&mut self.staged);
         let recording = std::mem::take(&mut self.now);
         if recording.operations.is_empty() {

@@ -175,6 +175,13 @@ fn rows_and_columns() {
     let got = gpu().gather(&up(&a), &rows).unwrap();
     assert_eq!(gpu().download(&got).unwrap(), picked);
 
+    let mut ties = values(5, 3000, 7);
+    ties.row_mut(1).fill(-3.0);
+    ties[(3, 2999)] = 2.0;
+    ties[(3, 40)] = 2.0;
+    assert_eq!(gpu().argmax(&up(&ties)).unwrap(), Reference.argmax(&ties).unwrap());
+    assert_eq!(Reference.argmax(&ties).unwrap()[..][3], 40);
+
     let weights = [0.5, 2.0, -1.0, 3.0];
     let (mut want, mut got) = (a.clone(), up(&a));
     Reference.scatter_add(&mut want, &rows, &weights, &picked).unwrap();

@@ -2,7 +2,8 @@
 //! gives what it would have given.
 
 use gptq_core::{
-    AttentionShape, Backend, Bits, Norm, NormKind, QuantizedMatrix, Reference, ScoreTerms, Window,
+    AttentionShape, Backend, Bits, Gate, Norm, NormKind, Pointwise, QuantizedMatrix, Reference,
+    RopeShape, ScoreTerms, Window,
 };
 use gptq_pack::{PackedBackend, PackedLinear, ZeroPointFormat};
 use ndarray::Array2;
@@ -12,76 +13,101 @@ use crate::{
     gpu::gpu,
 };
 
-const WIDTH: usize = 64;
+/// Whole stages, so that products take what norms wrote for them.
+const WIDTH: usize = 128;
 const ROOM: usize = 600;
 
-struct Layer<B: PackedBackend> {
+struct Model<B: PackedBackend> {
     table: B::Tensor,
     norm: B::Tensor,
+    layers: Vec<Layer<B>>,
+}
+
+struct Layer<B: PackedBackend> {
     qkv: Vec<B::Packed>,
+    out: B::Packed,
     keys: B::Tensor,
     values: B::Tensor,
 }
 
-fn layer<B: PackedBackend>(backend: &B) -> Layer<B> {
+fn model<B: PackedBackend>(backend: &B) -> Model<B> {
     let up = |a: Array2<f32>| backend.take(a).unwrap();
     let linear = |seed: u32| {
         let matrix = QuantizedMatrix {
             bits: Bits::B4,
             codes: values(WIDTH, WIDTH, seed).mapv(|v| ((v + 1.0) * 7.99) as u8),
-            scales: Array2::from_elem((WIDTH, 2), 0.03125),
-            zeros: Array2::from_elem((WIDTH, 2), 8),
-            g_idx: (0..WIDTH as u32).map(|c| c / 32).collect(),
+            scales: Array2::from_elem((WIDTH, 4), 0.015625),
+            zeros: Array2::from_elem((WIDTH, 4), 8),
+            // One order of inputs that is not their own.
+            g_idx: (0..WIDTH as u32)
+                .map(|c| if seed.is_multiple_of(7) { c % 4 } else { c / 32 })
+                .collect(),
         };
         let packed = PackedLinear::pack(&matrix, ZeroPointFormat::GptqV2).unwrap();
         backend.prepare(&packed).unwrap()
     };
-    Layer {
-        table: up(values(50, WIDTH, 1)),
-        norm: up(values(1, WIDTH, 2)),
-        qkv: (3..6).map(linear).collect(),
+    let layer = |seed: u32| Layer {
+        qkv: (seed..seed + 3).map(linear).collect(),
+        out: linear(seed + 3),
         keys: up(Array2::zeros((ROOM, WIDTH))),
         values: up(Array2::zeros((ROOM, WIDTH))),
+    };
+    Model {
+        table: up(values(50, WIDTH, 1)),
+        norm: up(values(1, WIDTH, 2)),
+        layers: vec![layer(10), layer(20)],
     }
 }
 
-/// One token more.
-fn step<B: PackedBackend>(backend: &B, layer: &mut Layer<B>, id: u32, past: usize) -> Array2<f32> {
-    let mut x = backend.gather(&layer.table, &[id]).unwrap();
+/// One token more: every operation that a tape may join with the one before is in it.
+fn step<B: PackedBackend>(backend: &B, model: &mut Model<B>, id: u32, past: usize) -> Array2<f32> {
+    let mut x = backend.gather(&model.table, &[id]).unwrap();
+    let angle = Array2::from_shape_fn((1, 8), |(_, i)| past as f32 / (i + 1) as f32);
+    let cos = backend.take(angle.mapv(f32::cos)).unwrap();
+    let sin = backend.take(angle.mapv(f32::sin)).unwrap();
     let norm = Norm {
         kind: NormKind::Rms,
         eps: 1e-5,
         segment: WIDTH,
-        weight: Some(&layer.norm),
+        weight: Some(&model.norm),
         bias: None,
     };
+    for layer in &mut model.layers {
+        let normed = backend.norm(&x, &norm).unwrap();
+        let mut outputs = backend.linears(&normed, &layer.qkv.iter().collect::<Vec<_>>()).unwrap();
+        let [q, k, v] = &mut outputs[..] else { panic!("three outputs") };
+        let turn = RopeShape { head_dim: 16, offset: 0, interleaved: false };
+        backend.rope(q, &cos, &sin, turn).unwrap();
+        backend.rope(k, &cos, &sin, turn).unwrap();
+        backend.write_rows(&mut layer.keys, past, k).unwrap();
+        backend.write_rows(&mut layer.values, past, v).unwrap();
+        let shape = AttentionShape {
+            heads: 8,
+            kv_heads: 8,
+            head_dim: 16,
+            value_dim: 16,
+            scale: 0.25,
+            softcap: None,
+            window: Window::Full,
+            keys: past + 1,
+            texts: 1,
+        };
+        let terms = ScoreTerms::default();
+        let mixed = backend.attention(q, &layer.keys, &layer.values, &shape, terms).unwrap();
+        let out = backend.packed_linear(&mixed, &layer.out).unwrap();
+        backend.add_assign(&mut x, &out).unwrap();
+    }
+    // What a sum was joined with reads it, and so does whoever looks at it.
     let normed = backend.norm(&x, &norm).unwrap();
-    let outputs = backend.linears(&normed, &layer.qkv.iter().collect::<Vec<_>>()).unwrap();
-    let [q, k, v] = &outputs[..] else { panic!("three outputs") };
-    backend.write_rows(&mut layer.keys, past, k).unwrap();
-    backend.write_rows(&mut layer.values, past, v).unwrap();
-    let shape = AttentionShape {
-        heads: 4,
-        kv_heads: 4,
-        head_dim: 16,
-        value_dim: 16,
-        scale: 0.25,
-        softcap: None,
-        window: Window::Full,
-        keys: past + 1,
-        texts: 1,
-    };
-    let mixed =
-        backend.attention(q, &layer.keys, &layer.values, &shape, ScoreTerms::default()).unwrap();
-    backend.add_assign(&mut x, &mixed).unwrap();
-    backend.download(&x).unwrap()
+    let gated = backend.gated(&normed, &x, Gate::Of(Pointwise::Silu)).unwrap();
+    backend.download(&gated).unwrap()
 }
 
 #[test]
 fn a_step_that_repeats() {
     let gpu = gpu();
-    let mut ours = layer(&gpu);
-    let mut plain = layer(&Reference);
+    let mut ours = model(&gpu);
+    let mut plain = model(&Reference);
     for past in 0..12 {
         let id = (past as u32 * 7 + 3) % 50;
         let got = step(&gpu, &mut ours, id, past);
