@@ -3,7 +3,6 @@
 #include "common.cuh"
 
 constexpr u32 WARPS = 4;
-constexpr u32 MOST_VALUES = 16; // channels of a head of values that a lane has: 512 in all
 
 enum Window : u32 { FULL, SLIDING, CHUNKED };
 
@@ -33,15 +32,15 @@ __device__ u32 first_key(u32 window, u32 size, u32 position) {
 }
 
 // A text's cache has *rows rows: on the device, because it grows while the launch stays the same.
-KERNEL __launch_bounds__(WARPS * WARP)
-attention(const __grid_constant__ Attention a, const u32* rows) {
+// A lane has `VALUES` channels of a head of values.
+template <u32 VALUES> __device__ void attention(const Attention& a, const u32* rows) {
     extern __shared__ float shared[];
     __shared__ float tops[WARPS], masses[WARPS];
     float* query = shared;
     float* mixed = shared + a.head_dim; // [warp][value_dim]
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const u32 head = blockIdx.x, token = blockIdx.y, share = blockIdx.z, shares = gridDim.z;
-    const u32 kv = u32(u64(head) * a.kv_heads / a.heads);
+    const u32 kv = head * a.kv_heads / a.heads;
     const u32 keys = *rows;
     const u32 position = keys - a.length + token % a.length;
     const u64 text = u64(token / a.length) * keys;
@@ -54,7 +53,7 @@ attention(const __grid_constant__ Attention a, const u32* rows) {
         query[i] = a.q[(u64(token) * a.heads + head) * a.head_dim + i];
     __syncthreads();
 
-    float top = -INFINITE, mass = 0, values[MOST_VALUES] = {};
+    float top = -INFINITE, mass = 0, values[VALUES] = {};
     for (u32 base = begin + warp * WARP; base < end; base += WARPS * WARP) {
         const u32 key = base + lane;
         float score = -INFINITE;
@@ -79,19 +78,24 @@ attention(const __grid_constant__ Attention a, const u32* rows) {
         mass = mass * shrink + warp_sum(weight);
         top = higher;
 #pragma unroll
-        for (u32 i = 0; i < MOST_VALUES; i++) values[i] *= shrink;
-        for (u32 j = 0; j < min(end - base, WARP); j++) {
-            const float w = __shfl_sync(0xffffffff, weight, j);
-            const float* row = a.v + ((text + base + j) * a.kv_heads + kv) * a.value_dim;
+        for (u32 i = 0; i < VALUES; i++) values[i] *= shrink;
+        for (u32 j = 0; j < min(end - base, WARP); j += 8) {
+            // Rows of eight keys are on their way at a time; those past the end weigh nothing.
 #pragma unroll
-            for (u32 i = 0; i < MOST_VALUES; i++)
-                if (i * WARP + lane < a.value_dim) values[i] += w * row[i * WARP + lane];
+            for (u32 q = 0; q < 8; q++) {
+                const float w = __shfl_sync(0xffffffff, weight, j + q);
+                const u32 key = min(base + j + q, end - 1);
+                const float* row = a.v + ((text + key) * a.kv_heads + kv) * a.value_dim;
+#pragma unroll
+                for (u32 i = 0; i < VALUES; i++)
+                    if (i * WARP + lane < a.value_dim) values[i] += w * row[i * WARP + lane];
+            }
         }
     }
 
     // Warps first, then shares: each had its own largest score.
 #pragma unroll
-    for (u32 i = 0; i < MOST_VALUES; i++)
+    for (u32 i = 0; i < VALUES; i++)
         if (i * WARP + lane < a.value_dim) mixed[warp * a.value_dim + i * WARP + lane] = values[i];
     if (lane == 0) tops[warp] = top, masses[warp] = mass;
     __syncthreads();
@@ -140,3 +144,14 @@ attention(const __grid_constant__ Attention a, const u32* rows) {
         write(i, sum / total);
     }
 }
+
+#define ATTENTION(VALUES)                                                                          \
+    KERNEL __launch_bounds__(WARPS* WARP, 1)                                                       \
+        attention_##VALUES(const __grid_constant__ Attention a, const u32* rows) {                 \
+        attention<VALUES>(a, rows);                                                                \
+    }
+
+ATTENTION(2)
+ATTENTION(4)
+ATTENTION(8)
+ATTENTION(16)

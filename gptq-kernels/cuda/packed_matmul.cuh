@@ -72,18 +72,45 @@ __device__ void packed_matmul(const Job& job) {
     float* partials = job.partials + u64(blockIdx.y) * gridDim.x * 2 * PART;
     u32* counters = job.counters + blockIdx.y * columns;
 
-    auto linear_of = [&](u32 column) {
-        u32 l = 0;
-        while (column >= job.linears[l].columns_end) l++;
-        return l;
+    // A stage, and what is known of it without dividing: whose it is, the group of its first tile,
+    // and how far in that group the tile is.
+    struct Place {
+        u32 column, stage, linear, group, tile;
     };
-    auto first_column = [&](u32 l) { return l == 0 ? 0 : job.linears[l - 1].columns_end; };
-    auto group_of = [&](u32 tile) { return min(tile / job.tiles_per_group, job.groups - 1); };
+    auto place_of = [&](u32 unit) {
+        Place at = {unit / stages, unit % stages, 0, 0, 0};
+        while (at.linear < MOST_LINEARS - 1 && at.column >= job.linears[at.linear].columns_end)
+            at.linear++;
+        at.group = at.stage * 8 / job.tiles_per_group;
+        at.tile = at.stage * 8 % job.tiles_per_group;
+        return at;
+    };
+    auto advance = [&](Place& at) {
+        if (++at.stage == stages) {
+            at.stage = at.group = at.tile = 0;
+            at.column++;
+            while (at.linear < MOST_LINEARS - 1 &&
+                   at.column >= job.linears[at.linear].columns_end)
+                at.linear++;
+            return;
+        }
+        for (at.tile += 8; at.tile >= job.tiles_per_group; at.tile -= job.tiles_per_group) at.group++;
+    };
+    // Groups after the stage's first one until this tile of it. Holes at the end have no group of
+    // their own.
+    auto row_of = [&](const Place& at, u32 depth) {
+        if (at.tile + depth < job.tiles_per_group) return 0u;
+        u32 group = at.group + (at.tile + depth) / job.tiles_per_group;
+        return min(group, job.groups - 1) - min(at.group, job.groups - 1);
+    };
+    auto first_tile = [&](const Place& at) {
+        u32 before = at.linear == 0 ? 0 : job.linears[at.linear - 1].columns_end;
+        return (at.column - before) * WIDE;
+    };
 
-    auto fetch = [&](u32 unit, u32 slot) {
-        const u32 column = unit / stages, stage = unit % stages, l = linear_of(column);
-        const Linear& linear = job.linears[l];
-        const u32 n_tile = (column - first_column(l)) * WIDE;
+    auto fetch = [&](const Place& at, u32 slot) {
+        const Linear& linear = job.linears[at.linear];
+        const u32 n_tile = first_tile(at), stage = at.stage;
         const u32 base = shared_address(shared) + slot * S::BYTES;
         for (u32 i = threadIdx.x; i < 8 * NB * (DEPTH / 8); i += THREADS) {
             u32 row = i / (DEPTH / 8), chunk = i % (DEPTH / 8);
@@ -97,7 +124,7 @@ __device__ void packed_matmul(const Job& job) {
             copy_async(base + S::X + i * 16,
                        linear.codes + (u64(n) * job.k_tiles + stage * 8) * 32 * BITS + i % CHUNKS * 4);
         }
-        const u32 first = group_of(stage * 8), rows = group_of(stage * 8 + 7) - first + 1;
+        const u32 first = min(at.group, job.groups - 1), rows = row_of(at, 7) + 1;
         for (u32 i = threadIdx.x; i < rows * WIDE * 8; i += THREADS) {
             u32 row = i / (WIDE * 8), n = n_tile + i / 8 % WIDE;
             if (n >= linear.n_tiles) continue;
@@ -118,10 +145,8 @@ __device__ void packed_matmul(const Job& job) {
     };
     clear();
 
-    auto multiply = [&](u32 unit, u32 slot) {
-        const u32 column = unit / stages, stage = unit % stages, l = linear_of(column);
-        if ((column - first_column(l)) * WIDE + wide >= job.linears[l].n_tiles) return;
-        const u32 first = group_of(stage * 8);
+    auto multiply = [&](const Place& at, u32 slot) {
+        if (first_tile(at) + wide >= job.linears[at.linear].n_tiles) return;
         const char* base = shared + slot * S::BYTES;
         for (u32 depth = deep; depth < 8; depth += DEEP) {
             u32 words[BITS];
@@ -129,10 +154,9 @@ __device__ void packed_matmul(const Job& job) {
             const u32* tile = reinterpret_cast<const u32*>(base + S::X) + (wide * 8 + depth) * 32 * BITS;
 #pragma unroll
             for (u32 w = 0; w < BITS; w++) words[w] = tile[(w / RUN * WARP + lane) * RUN + w % RUN];
-            const u32 row = group_of(stage * 8 + depth) - first;
-            const u32 at = (row * WIDE + wide) * 32 + lane / 4 * 4;
-            const u32* scales = reinterpret_cast<const u32*>(base + S::X + S::CODES) + at;
-            const u32* zeros = reinterpret_cast<const u32*>(base + S::X + S::CODES + S::SCALES) + at;
+            const u32 from = (row_of(at, depth) * WIDE + wide) * 32 + lane / 4 * 4;
+            const u32* scales = reinterpret_cast<const u32*>(base + S::X + S::CODES) + from;
+            const u32* zeros = reinterpret_cast<const u32*>(base + S::X + S::CODES + S::SCALES) + from;
             u32 weights[4][4];
 #pragma unroll
             for (u32 i = 0; i < 4; i++) {
@@ -175,16 +199,15 @@ __device__ void packed_matmul(const Job& job) {
         }
     };
 
-    // `sum` is number i of a thread's sums, by sixteen outputs, eight tokens, and the four of a lane.
-    auto write = [&](u32 column, u32 i, float sum) {
-        const u32 l = linear_of(column);
-        const Linear& linear = job.linears[l];
-        const u32 n = ((column - first_column(l)) * WIDE + wide) * 64 + lane / 4;
+    // Whose number i of a thread's sums is, by sixteen outputs, eight tokens, and the four of a lane.
+    auto token_of = [&](u32 i) { return i / 4 % NB * 8 + lane % 4 * 2 + i % 2; };
+    auto write = [&](const Place& at, u32 i, float sum) {
+        const Linear& linear = job.linears[at.linear];
+        const u32 n = (first_tile(at) + wide) * 64 + lane / 4;
         const u32 output = n + i / (4 * NB) * 16 + i % 4 / 2 * 8;
-        const u32 token = i / 4 % NB * 8 + lane % 4 * 2 + i % 2;
-        if (output >= linear.outputs || token >= tokens) return;
+        if (output >= linear.outputs) return;
         float bias = linear.bias ? linear.bias[output] : 0.0f;
-        linear.out[u64(first_token + token) * linear.outputs + output] =
+        linear.out[u64(first_token + token_of(i)) * linear.outputs + output] =
             sum * linear.rescale + bias;
     };
 
@@ -200,47 +223,62 @@ __device__ void packed_matmul(const Job& job) {
         return partials + (u64(block) * 2 + begins) * PART + wide * WARP + lane;
     };
 
-    auto finish = [&](u32 column) {
+    auto finish = [&](const Place& at) {
         reduce();
+        const u32 column = at.column;
         const u32 first = owner(column * stages), last = owner(column * stages + stages - 1);
         if (deep == 0) {
             float* part = part_of(blockIdx.x, column);
 #pragma unroll
             for (u32 i = 0; i < 16 * NB; i++)
-                part[i * WARP * WIDE] = sums[i / (4 * NB)][i / 4 % NB][i % 4];
+                if (token_of(i) < tokens)
+                    part[i * WARP * WIDE] = sums[i / (4 * NB)][i / 4 % NB][i % 4];
         }
         if (last_of(counters + column, last - first + 1)) {
             // Warps that had shares of the depth share the sums now.
             for (u32 i = deep; i < 16 * NB; i += DEEP) {
+                if (token_of(i) >= tokens) continue;
                 float sum = 0;
-                for (u32 block = first; block <= last; block++)
-                    sum += load_fresh(part_of(block, column) + i * WARP * WIDE);
-                write(column, i, sum);
+                for (u32 block = first; block <= last; block += 4) {
+                    // Four on their way at a time, added in their order.
+                    float parts[4];
+#pragma unroll
+                    for (u32 q = 0; q < 4; q++)
+                        parts[q] = block + q <= last
+                                       ? load_fresh(part_of(block + q, column) + i * WARP * WIDE)
+                                       : 0.0f;
+#pragma unroll
+                    for (u32 q = 0; q < 4; q++) sum += parts[q];
+                }
+                write(at, i, sum);
             }
         }
         clear();
     };
 
-    u32 fetched = begin;
-    for (; fetched < min(begin + STAGES - 1, end); fetched++) {
-        fetch(fetched, (fetched - begin) % STAGES);
+    Place next = place_of(begin), now = next;
+    u32 fetched = 0, slot = 0;
+    for (; fetched < STAGES - 1; fetched++) {
+        if (begin + fetched < end) {
+            fetch(next, fetched);
+            advance(next);
+        }
         commit_copies();
     }
-    for (u32 i = fetched - begin; i < STAGES - 1; i++) commit_copies();
     for (u32 unit = begin; unit < end; unit++) {
         wait_for_copies<STAGES - 2>();
         __syncthreads();
-        multiply(unit, (unit - begin) % STAGES);
-        bool column_ends = unit % stages == stages - 1 || unit + 1 == end;
-        if (column_ends) {
-            finish(unit / stages);
-        }
+        multiply(now, slot);
+        if (now.stage == stages - 1 || unit + 1 == end) finish(now);
+        advance(now);
         // The slot of the stage before is free: all warps have passed the barrier above.
-        if (fetched < end) {
-            fetch(fetched, (fetched - begin) % STAGES);
-            fetched++;
+        u32 before = slot == 0 ? STAGES - 1 : slot - 1;
+        if (unit + STAGES - 1 < end) {
+            fetch(next, before);
+            advance(next);
         }
         commit_copies();
+        slot = slot + 1 == STAGES ? 0 : slot + 1;
     }
 }
 

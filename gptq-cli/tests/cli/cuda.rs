@@ -82,6 +82,22 @@ fn checkpoints_of_gptqmodel_give_the_logits_of_an_independent_reader() {
     }
 }
 
+/// Blocks of a grid run in any order on a GPU: sums that they make together have one.
+#[test]
+fn results_do_not_depend_on_the_order_of_blocks() {
+    let model = fixture("checkpoints/b4_g32_sym_act");
+    let dir = tempfile::tempdir().unwrap();
+    let ids = ids_of(&model, dir.path());
+    let logits = |order: &str| {
+        let out = dir.path().join(order);
+        let asked = args!["logits", model, "--ids", ids, "--out", out, "--device", "cuda"];
+        assert_eq!(emulated(asked, false, &[("PTX_EMULATOR_ORDER", order)]).code, 0);
+        fs::read(out).unwrap()
+    };
+    let forward = logits("forward");
+    assert!(logits("reverse") == forward && logits("12") == forward);
+}
+
 #[test]
 fn text_is_that_of_the_cpu() {
     let dir = tempfile::tempdir().unwrap();

@@ -59,8 +59,14 @@ impl CudaBackend {
             return Err(failure(format!("CUDA: attention of {} tokens at a time", q.rows)));
         }
         let of = |tensor: Option<&CudaTensor>| tensor.map_or(0, |tensor| tensor.buffer.at);
+        let name = match value_dim.div_ceil(32) {
+            0..=2 => "attention_2",
+            3..=4 => "attention_4",
+            5..=8 => "attention_8",
+            _ => "attention_16",
+        };
         self.launch(
-            "attention",
+            name,
             [heads as u32, q.rows as u32, shares as u32],
             (WARPS * 32) as u32,
             shared as u32,

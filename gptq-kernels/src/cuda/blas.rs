@@ -4,11 +4,14 @@ use std::ffi::c_void;
 
 use cudarc::{
     cublas::{result, sys},
-    driver::{CudaStream, sys::CUdeviceptr},
+    driver::{CudaStream, result::malloc_sync, sys::CUdeviceptr},
 };
 use gptq_core::Error;
 
 use super::{device::failure, half::Half};
+
+/// What cuBLAS wants at least on the newest GPUs.
+const WORKSPACE: usize = 32 << 20;
 
 /// A handle, which one thread at a time may use: the tape's, which is behind a lock.
 pub(super) struct Blas(sys::cublasHandle_t);
@@ -26,7 +29,7 @@ impl Drop for Blas {
 }
 
 /// c = unit · x · wᵀ: x is tokens × k and w outputs × k, of halves; c is tokens × outputs, of f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Product {
     pub(super) x: CUdeviceptr,
     pub(super) w: CUdeviceptr,
@@ -49,6 +52,13 @@ impl Blas {
         let blas = Self(result::create_handle().ok()?);
         // SAFETY: both are of the current context and live as long as the device.
         unsafe { result::set_stream(blas.0, stream.cu_stream().cast()) }.ok()?;
+        // Its own memory, or it would ask for some whenever a graph is recorded.
+        // SAFETY: a plain allocation, which is never freed while the handle lives.
+        let workspace = unsafe { malloc_sync(WORKSPACE) }.ok()?;
+        // SAFETY: exactly the bytes of that allocation.
+        let set =
+            unsafe { sys::cublasSetWorkspace_v2(blas.0, workspace as *mut c_void, WORKSPACE) };
+        set.result().ok()?;
         Some(blas)
     }
 

@@ -32,6 +32,7 @@ pub(super) struct Device {
     pub(super) stream: Arc<CudaStream>,
     kernels: Mutex<HashMap<&'static str, Kernel>>,
     loaded: Mutex<HashMap<usize, usize>>,
+    together: Mutex<HashMap<(&'static str, u32), usize>>,
     free: Mutex<Free>,
     tape: Mutex<Tape>,
     counters: Mutex<(sys::CUdeviceptr, usize)>,
@@ -122,6 +123,7 @@ impl Device {
             stream,
             kernels: Mutex::default(),
             loaded: Mutex::default(),
+            together: Mutex::default(),
             free: Mutex::default(),
             tape: Mutex::default(),
             counters: Mutex::default(),
@@ -133,6 +135,8 @@ impl Device {
         self.context.bind_to_thread().map_err(|e| failed("choosing the GPU", e))
     }
 
+    /// What is asked of the stream is asked under this lock: while another thread records a graph,
+    /// it would become part of it.
     pub(super) fn tape(&self) -> MutexGuard<'_, Tape> {
         lock(&self.tape)
     }
@@ -173,6 +177,7 @@ impl Device {
         if counters.1 < many {
             let size = many.next_power_of_two().max(1 << 14);
             self.enter()?;
+            let _recording = self.tape();
             // What was too small stays: launches on the tape know it.
             // SAFETY: a plain allocation in the current context, and exactly its bytes.
             let made = unsafe {
@@ -188,10 +193,12 @@ impl Device {
 
     /// Gives memory that nothing holds back to the driver.
     pub(super) fn release(&self) -> Result<(), Error> {
-        // What waits on the tape may still mean to use it.
-        self.tape().forget(self)?;
-        self.finish()?;
-        for at in std::mem::take(&mut lock(&self.free).0).into_values().flatten() {
+        // What waits on the tape may still mean to use it, and nothing comes onto it meanwhile.
+        let mut tape = self.tape();
+        tape.forget(self)?;
+        let free = std::mem::take(&mut lock(&self.free).0);
+        drop(tape);
+        for at in free.into_values().flatten() {
             // SAFETY: came from `malloc_sync`, nothing holds it, and no work is under way.
             unsafe { result::free_sync(at) }.map_err(|e| failed("freeing memory", e))?;
         }
@@ -200,14 +207,16 @@ impl Device {
 
     /// Waits until all work is done.
     pub(super) fn finish(&self) -> Result<(), Error> {
-        self.tape().run(self)?;
+        let mut tape = self.tape();
+        tape.run(self)?;
         self.stream.synchronize().map_err(|e| failed("waiting for the GPU", e))
     }
 
     /// Copies to the device, after all that was asked before.
     pub(super) fn write(&self, to: &Buffer, bytes: &[u8]) -> Result<(), Error> {
         assert!(bytes.len() <= to.size, "more bytes than the buffer has");
-        self.tape().run(self)?;
+        let mut tape = self.tape();
+        tape.run(self)?;
         // SAFETY: the buffer has room, checked above; the driver has read the bytes on return,
         // because they are in memory that it cannot read on its own.
         unsafe { result::memcpy_htod_async(to.at, bytes, self.stream.cu_stream()) }
@@ -217,7 +226,8 @@ impl Device {
     /// Copies from the device, and waits for it.
     pub(super) fn read(&self, from: &Buffer, into: &mut [u8]) -> Result<(), Error> {
         assert!(into.len() <= from.size, "more bytes than the buffer has");
-        self.tape().run(self)?;
+        let mut tape = self.tape();
+        tape.run(self)?;
         // SAFETY: the buffer has so many bytes; `into` stays until the wait below.
         unsafe { result::memcpy_dtoh_async(into, from.at, self.stream.cu_stream()) }
             .map_err(|e| failed("copying from the GPU", e))?;
@@ -226,10 +236,36 @@ impl Device {
 
     /// Sets every byte.
     pub(super) fn fill(&self, buffer: &Buffer, byte: u8) -> Result<(), Error> {
-        self.tape().run(self)?;
+        let mut tape = self.tape();
+        tape.run(self)?;
         // SAFETY: exactly the buffer's bytes.
         unsafe { result::memset_d8_async(buffer.at, byte, buffer.size, self.stream.cu_stream()) }
             .map_err(|e| failed("filling memory", e))
+    }
+
+    /// Blocks of a kernel that run on a multiprocessor together.
+    pub(super) fn blocks_together(
+        &self,
+        name: &'static str,
+        threads: u32,
+        shared: u32,
+    ) -> Result<usize, Error> {
+        let key = (name, shared);
+        if let Some(&blocks) = lock(&self.together).get(&key) {
+            return Ok(blocks);
+        }
+        let kernel = self.kernel(name)?;
+        // SAFETY: the kernel is of this context.
+        let blocks = unsafe {
+            result::occupancy::max_active_block_per_multiprocessor(
+                kernel.0 as sys::CUfunction,
+                threads as i32,
+                shared as usize,
+            )
+        };
+        let blocks = blocks.map_err(|e| failed("asking how many blocks fit", e))?.max(1) as usize;
+        lock(&self.together).insert(key, blocks);
+        Ok(blocks)
     }
 
     /// A kernel, compiled by the driver when it is asked for the first time.

@@ -10,7 +10,7 @@
 //! | prepared linears     | `packed_matmul_*`             | `cuda/packed_matmul.cuh`          |
 //! | for very many tokens | `dequantize_*`, then cuBLAS   | `cuda/dequantize.cu`              |
 //! | dense linears        | `dense_matvec_*`, `matmul`    | `cuda/dense.cu`                   |
-//! | attention            | `attention`                   | `cuda/attention.cu`               |
+//! | attention            | `attention_*`                 | `cuda/attention.cu`               |
 //! | norms                | `norm_rms`, `norm_layer`      | `cuda/norm.cu`                    |
 //! | the rest             | their names                   | `cuda/pointwise.cu`, `cuda/rows.cu` |
 //!

@@ -391,8 +391,10 @@ impl Backend for CudaBackend {
             [At(target.buffer.at), Data(&place), At(rows.buffer.at), Wide(many as u64), columns];
         let mut tape = self.device.tape();
         // Values go where the keys before them went, in one launch.
+        tape.make_room(&self.device, place.len())?;
         let before = tape.take_back("write_rows", |words| {
-            words[5] == 0 && words[0] != target.buffer.at && words[2] != target.buffer.at
+            let [to, from] = [words[0], words[2]];
+            words[5] == 0 && ![to, from].contains(&target.buffer.at) && to != rows.buffer.at
         });
         let none = [At(0), At(0), At(0), Wide(0), Whole(0)];
         let (first, second, all) = match &before {

@@ -196,7 +196,9 @@ impl CudaBackend {
         }
         words.resize(7 * MOST_LINEARS, 0);
         let rows = tokens.div_ceil(8 * shape.eights);
-        let room = self.device.multiprocessors as usize * shape.blocks;
+        let (kernel, shared) = (first.kernel(shape), shape.shared(first.bits));
+        let fit = self.device.blocks_together(kernel, 256, shared)?.min(shape.blocks);
+        let room = self.device.multiprocessors as usize * fit;
         let units = columns * first.k_tiles / 8;
         let blocks = room.div_ceil(rows).clamp(1, units.max(1));
         let part = 16 * shape.eights * 32 * shape.wide;
@@ -209,8 +211,7 @@ impl CudaBackend {
             pair(first.tiles_per_group, first.groups as u32),
         ]);
         let grid = [blocks as u32, rows as u32, 1];
-        let shared = shape.shared(first.bits);
-        self.launch(first.kernel(shape), grid, 256, shared, &[Struct(&words)])
+        self.launch(kernel, grid, 256, shared, &[Struct(&words)])
     }
 
     fn product_of_halves(

@@ -5,12 +5,7 @@
 //! a tape that is the same as one before, byte for byte, runs as one CUDA graph. What is different
 //! for every token, places and ids, goes through memory of its own and is not on the tape.
 
-use std::{
-    collections::HashMap,
-    ffi::c_void,
-    hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
-};
+use std::{ffi::c_void, sync::Arc};
 
 use cudarc::driver::{
     CudaGraph, CudaStream, result,
@@ -24,7 +19,7 @@ use super::{
 };
 
 /// A function of a loaded module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Kernel(pub(super) usize);
 
 /// Operations on a tape at most: a model of any depth fits, a long text runs in pieces.
@@ -33,13 +28,16 @@ const LONGEST: usize = 4096;
 /// Bytes that go to the device with one tape at most.
 const STAGED: usize = 1 << 20;
 
+/// What is staged begins at multiples of it.
+const ROUND: usize = 16;
+
 /// Those of one argument.
 pub(super) const MOST_DATA: usize = STAGED / 4;
 
 /// Tapes that are remembered.
 const REMEMBERED: usize = 8;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
     /// Blocks, threads, bytes of shared memory, and how many arguments of how many words follow.
     Launch {
@@ -53,7 +51,7 @@ enum Operation {
 }
 
 /// Operations, and the words of their arguments: for each its length, then its words.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Recording {
     operations: Vec<Operation>,
     words: Vec<u64>,
@@ -66,7 +64,7 @@ pub(super) struct Tape {
     staged: Vec<u8>,
     /// Where it goes. Never freed while the device lives.
     arena: Option<CUdeviceptr>,
-    known: HashMap<u64, Known>,
+    known: Vec<Known>,
     /// Name of the kernel that was put on last, and where its words begin.
     last: Option<(&'static str, usize)>,
 }
@@ -96,6 +94,15 @@ pub(super) enum Argument<'a> {
 }
 
 impl Tape {
+    /// Runs the tape if so many bytes more do not fit beside what is staged.
+    pub(super) fn make_room(&mut self, device: &Device, bytes: usize) -> Result<(), Error> {
+        if self.staged.len() + bytes.next_multiple_of(ROUND) > STAGED {
+            self.run(device)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Bytes that the device finds at the returned place when what is put on the tape next runs.
     /// There is room: the caller looked.
     fn stage(&mut self, device: &Device, bytes: &[u8]) -> Result<CUdeviceptr, Error> {
@@ -110,7 +117,7 @@ impl Tape {
         };
         let at = self.staged.len();
         self.staged.extend_from_slice(bytes);
-        self.staged.resize(self.staged.len().next_multiple_of(16), 0);
+        self.staged.resize(self.staged.len().next_multiple_of(ROUND), 0);
         Ok(arena + at as u64)
     }
 
@@ -129,27 +136,23 @@ impl Tape {
         }
         let kernel = device.kernel(name)?;
         let length = |argument: &Argument<'_>| match argument {
-            Argument::Data(bytes) => bytes.len() + 16,
+            Argument::Data(bytes) => bytes.len() + ROUND,
             _ => 0,
         };
-        if self.staged.len() + arguments.iter().map(length).sum::<usize>() > STAGED {
-            self.run(device)?;
-        }
-        let many = arguments.len() as u32;
-        self.last = Some((name, self.now.words.len()));
-        self.now.operations.push(Operation::Launch {
-            kernel,
-            grid,
-            threads,
-            shared,
-            arguments: many,
-        });
+        self.make_room(device, arguments.iter().map(length).sum())?;
+        let begin = self.now.words.len();
         for argument in arguments {
             let word = match *argument {
                 Argument::At(word) | Argument::Wide(word) => word,
                 Argument::Whole(word) => word.into(),
                 Argument::Real(number) => number.to_bits().into(),
-                Argument::Data(bytes) => self.stage(device, bytes)?,
+                Argument::Data(bytes) => match self.stage(device, bytes) {
+                    Ok(at) => at,
+                    Err(error) => {
+                        self.now.words.truncate(begin);
+                        return Err(error);
+                    }
+                },
                 Argument::Struct(words) => {
                     self.now.words.push(words.len() as u64);
                     self.now.words.extend_from_slice(words);
@@ -158,6 +161,9 @@ impl Tape {
             };
             self.now.words.extend([1, word]);
         }
+        let arguments = arguments.len() as u32;
+        self.now.operations.push(Operation::Launch { kernel, grid, threads, shared, arguments });
+        self.last = Some((name, begin));
         self.limit(device)
     }
 
@@ -206,29 +212,24 @@ impl Tape {
             unsafe { result::memcpy_htod_async(arena, &staged, device.stream.cu_stream()) }
                 .map_err(|e| failed("copying to the GPU", e))?;
         }
-        let mut hasher = DefaultHasher::new();
-        recording.hash(&mut hasher);
-        let key = hasher.finish();
-        match self.known.get_mut(&key).filter(|known| known.recording == recording) {
-            None => {
-                recording.run(device)?;
-                if self.known.len() >= REMEMBERED {
-                    self.known.retain(|_, known| known.graph.is_some());
-                }
-                if self.known.len() >= REMEMBERED {
-                    self.known.clear();
-                }
-                self.known.insert(key, Known { recording, graph: None });
-                Ok(())
+        // Few are remembered, and those that differ do so early on.
+        let at = self.known.iter().position(|known| known.recording == recording);
+        let Some(at) = at else {
+            recording.run(device)?;
+            if self.known.len() >= REMEMBERED {
+                // The oldest that never came again, or the oldest.
+                let once = self.known.iter().position(|known| known.graph.is_none());
+                self.known.remove(once.unwrap_or(0));
             }
-            Some(known) => {
-                let graph = match &known.graph {
-                    Some(graph) => graph,
-                    None => known.graph.insert(known.recording.capture(device)?),
-                };
-                graph.0.launch().map_err(|e| failed("launching a graph", e))
-            }
-        }
+            self.known.push(Known { recording, graph: None });
+            return Ok(());
+        };
+        let known = &mut self.known[at];
+        let graph = match &known.graph {
+            Some(graph) => graph,
+            None => known.graph.insert(known.recording.capture(device)?),
+        };
+        graph.0.launch().map_err(|e| failed("launching a graph", e))
     }
 
     /// Runs, and forgets all graphs: memory that they use is about to go.

@@ -4,12 +4,16 @@ use gptq_core::Reference;
 use gptq_kernels::CpuBackend;
 use gptq_pack::PackedBackend;
 
-use crate::golden::{Golden, argmax};
+use crate::{
+    golden::{Golden, argmax},
+    gpu::gpu,
+};
 
-/// On both backends.
+/// On all backends; where there is no GPU, its kernels run on an emulator.
 pub(crate) fn agree(golden: &Golden) {
     agree_on(golden, CpuBackend::new());
     agree_on(golden, Reference);
+    agree_on(golden, gpu().exact());
 }
 
 fn agree_on(golden: &Golden, backend: impl PackedBackend) {

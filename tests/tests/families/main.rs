@@ -10,6 +10,8 @@ mod cache;
 mod compressed;
 mod filler;
 mod golden;
+#[path = "../../../gptq-kernels/tests/cuda/gpu.rs"]
+mod gpu;
 mod logits;
 mod mixtures;
 mod quantized;
