@@ -1,35 +1,8 @@
 // Causal attention over cached keys and values, for any family: heads of any size, windows, ALiBi,
 // caps and sinks. A block is one query of one head and a share of its keys.
-#include "common.cuh"
+#include "attention.cuh"
 
 constexpr u32 WARPS = 4;
-
-enum Window : u32 { FULL, SLIDING, CHUNKED };
-
-struct Attention {
-    const float* q;      // [texts · length][heads · head_dim]
-    const float* k;      // [at least texts · keys][kv_heads · head_dim]
-    const float* v;      // [the same][kv_heads · value_dim]
-    const float* bias;   // [heads][bias_columns] on scores, or none
-    const float* sinks;  // [heads], or none
-    float* out;          // [texts · length][heads · value_dim]
-    u16* halves;         // the same, if wanted
-    float* partials;     // [query][head][share][2 + value_dim]
-    u32* counters;       // [query][head], zero
-    u32 heads, kv_heads, head_dim, value_dim, length, bias_columns;
-    u32 window, window_size;
-    float scale, softcap; // no cap: 0
-    u32 kind;            // of halves
-    u32 unused;
-};
-
-__device__ u32 first_key(u32 window, u32 size, u32 position) {
-    switch (window) {
-    case SLIDING: return position - min(position, size - 1);
-    case CHUNKED: return position / size * size;
-    default: return 0;
-    }
-}
 
 // A text's cache has *rows rows: on the device, because it grows while the launch stays the same.
 // A lane has `VALUES` channels of a head of values.
@@ -69,9 +42,7 @@ template <u32 VALUES> __device__ void attention(const Attention& a, const u32* r
             } else {
                 for (u32 i = 0; i < a.head_dim; i++) dot += query[i] * row[i];
             }
-            score = dot * a.scale;
-            if (a.softcap > 0) score = a.softcap * tanhf(score / a.softcap);
-            if (a.bias) score += a.bias[u64(head) * a.bias_columns + key];
+            score = score_of(a, dot, head, key);
         }
         const float higher = fmaxf(top, warp_max(score));
         const float weight = expf(score - higher), shrink = expf(top - higher);

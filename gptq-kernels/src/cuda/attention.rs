@@ -2,16 +2,34 @@
 
 use gptq_core::{AttentionShape, Error, ScoreTerms, Window};
 
-use super::{CudaBackend, CudaTensor, device::failure, tape::Argument};
+use super::{CudaBackend, CudaTensor, Half, device::failure, tape::Argument};
 
 /// As in `cuda/attention.cu`.
 const WARPS: usize = 4;
+
+/// Queries of a block of `cuda/attention_tiles.cu`, and how many make it worth while.
+const TILE: usize = 64;
+const MANY: usize = 16;
 const MOST_VALUES: usize = 512;
 
 /// Keys that are worth a block of their own.
 const SHARE: usize = 256;
 
 impl CudaBackend {
+    /// The kernel for many tokens, where heads are of a size that it is made for.
+    fn tiles(&self, shape: &AttentionShape, length: usize) -> Option<&'static str> {
+        if self.exact || length < MANY || shape.head_dim != shape.value_dim {
+            return None;
+        }
+        Some(match (shape.head_dim, self.half) {
+            (64, Half::F16) => "attention_tiles_64_f16",
+            (64, Half::Bf16) => "attention_tiles_64_bf16",
+            (128, Half::F16) => "attention_tiles_128_f16",
+            (128, Half::Bf16) => "attention_tiles_128_bf16",
+            _ => return None,
+        })
+    }
+
     pub(super) fn attend(
         &self,
         q: &CudaTensor,
@@ -53,21 +71,27 @@ impl CudaBackend {
         let (halves, kind) = out.halves();
         let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
         let bias_columns = terms.key_bias.map_or(0, |bias| bias.columns as u32);
-        let shared = (head_dim + WARPS * value_dim) * 4;
         // A grid has at most 65535 blocks in its second direction; texts are not cut.
         if q.rows > 65535 {
             return Err(failure(format!("CUDA: attention of {} tokens at a time", q.rows)));
         }
         let of = |tensor: Option<&CudaTensor>| tensor.map_or(0, |tensor| tensor.buffer.at);
-        let name = match value_dim.div_ceil(32) {
-            0..=2 => "attention_2",
-            3..=4 => "attention_4",
-            5..=8 => "attention_8",
-            _ => "attention_16",
+        let (name, grid, shared) = match self.tiles(shape, length) {
+            Some(name) => (name, [heads, length.div_ceil(TILE), texts], 0),
+            None => {
+                let name = match value_dim.div_ceil(32) {
+                    0..=2 => "attention_2",
+                    3..=4 => "attention_4",
+                    5..=8 => "attention_8",
+                    _ => "attention_16",
+                };
+                (name, [heads, q.rows, shares], (head_dim + WARPS * value_dim) * 4)
+            }
         };
+        let [x, y, z] = grid.map(|n| n as u32);
         self.launch(
             name,
-            [heads as u32, q.rows as u32, shares as u32],
+            [x, y, z],
             (WARPS * 32) as u32,
             shared as u32,
             &[

@@ -11,6 +11,7 @@
 //! | for very many tokens | `dequantize_*`, then cuBLAS   | `cuda/dequantize.cu`              |
 //! | dense linears        | `dense_matvec_*`, `matmul`    | `cuda/dense.cu`                   |
 //! | attention            | `attention_*`                 | `cuda/attention.cu`               |
+//! | of many tokens       | `attention_tiles_*`           | `cuda/attention_tiles.cu`         |
 //! | norms                | `norm_rms`, `norm_layer`      | `cuda/norm.cu`                    |
 //! | the rest             | their names                   | `cuda/pointwise.cu`, `cuda/rows.cu` |
 //!

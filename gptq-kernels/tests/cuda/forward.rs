@@ -4,6 +4,8 @@ use gptq_core::{
     AttentionShape, Backend, Gate, Norm, NormKind, Pointwise, Reference, RopeShape, ScoreTerms,
     Window,
 };
+use gptq_kernels::cuda::Half;
+use half::{bf16, f16};
 use ndarray::Array2;
 use proptest::{option, prelude::*, sample::select};
 
@@ -76,6 +78,48 @@ proptest! {
         let got = gpu().attention(&up(&q), &up(&k), &up(&v), &shape, terms).unwrap();
         let outcome = close(&gpu().download(&got).unwrap(), &want, 256);
         prop_assert!(outcome.is_ok(), "{outcome:?}");
+    }
+
+    /// On tensor cores, with factors in halves: what they lose is known, and no more is lost.
+    #[test]
+    fn attention_of_many_tokens(
+        (tokens, past) in (select(vec![16usize, 40, 64, 65, 130]), prop_oneof![Just(0), 0..150usize]),
+        (kv_heads, queries_per_head, texts) in (1..3usize, 1..3usize, 1..3usize),
+        (dim, half) in (select(vec![64usize, 128]), select(vec![Half::F16, Half::Bf16])),
+        window in prop_oneof![
+            Just(Window::Full),
+            (1..200usize).prop_map(Window::Sliding),
+            (1..200usize).prop_map(Window::Chunked),
+        ],
+        softcap in option::of(1f32..30.0),
+        (biased, sunk) in any::<(bool, bool)>(),
+        seed in any::<u16>(),
+    ) {
+        let (heads, keys, seed) = (kv_heads * queries_per_head, past + tokens, u32::from(seed));
+        let shape = AttentionShape {
+            heads, kv_heads, head_dim: dim, value_dim: dim, scale: 1.0 / (dim as f32).sqrt(),
+            softcap, window, keys, texts,
+        };
+        let round = |a: Array2<f32>| a.mapv(|v| match half {
+            Half::F16 => f16::from_f32(v).to_f32(),
+            Half::Bf16 => bf16::from_f32(v).to_f32(),
+        });
+        let q = round(values(tokens * texts, heads * dim, seed) * 2.0);
+        let k = round(values(keys * texts + 3, kv_heads * dim, seed + 1) * 2.0);
+        let v = round(values(keys * texts + 3, kv_heads * dim, seed + 2));
+        let bias = values(heads, keys + 2, seed + 3) * 3.0;
+        let sinks = values(1, heads, seed + 4) * 5.0;
+        let terms = ScoreTerms { key_bias: biased.then_some(&bias), sinks: sunk.then_some(&sinks) };
+        let want = Reference.attention(&q, &k, &v, &shape, terms).unwrap();
+        let (bias, sinks) = (up(&bias), up(&sinks));
+        let terms = ScoreTerms { key_bias: biased.then_some(&bias), sinks: sunk.then_some(&sinks) };
+        let got = gpu().with_half(half).attention(&up(&q), &up(&k), &up(&v), &shape, terms).unwrap();
+        let got = gpu().download(&got).unwrap();
+        // Only weights are rounded: each to half a unit, of values of size one.
+        let allowed = match half { Half::F16 => 6e-4, Half::Bf16 => 5e-3 };
+        let worst = got.iter().zip(&want).map(|(g, w)| (g - w).abs());
+        let worst = worst.fold(0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) });
+        prop_assert!(worst <= allowed, "{worst}");
     }
 
     #[test]
