@@ -56,6 +56,21 @@ impl Drop for Buffer {
     }
 }
 
+impl Drop for Device {
+    fn drop(&mut self) {
+        // A GPU that is lost has nothing left to free.
+        if self.release().is_err() {
+            return;
+        }
+        let places = [self.tape().take_arena(), Some(lock(&self.counters).0)];
+        for at in places.into_iter().flatten().filter(|&at| at != 0) {
+            // SAFETY: came from `malloc_sync`; `release` waited for all work, and no one can ask
+            // for more.
+            let _ = unsafe { result::free_sync(at) };
+        }
+    }
+}
+
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

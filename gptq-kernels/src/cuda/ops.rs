@@ -313,8 +313,10 @@ impl Backend for CudaBackend {
         assert!(parts.iter().all(|part| part.rows == rows), "columns: parts have the same rows");
         assert!(index.iter().all(|&c| (c as usize) < all), "columns: index");
         let out = self.tensor(rows, index.len())?;
-        let length = Whole(index.len() as u32);
-        let (index, _held) = self.data(cast_slice(index))?;
+        let (length, start) = (Whole(index.len() as u32), index.first().copied().unwrap_or(0));
+        // Most are runs, and need not be sent for every token.
+        let run = index.iter().copied().eq((start..).take(index.len()));
+        let (index, _held) = if run { (At(0), None) } else { self.data(cast_slice(index))? };
         let mut first = 0;
         for part in parts {
             self.each(
@@ -323,6 +325,7 @@ impl Backend for CudaBackend {
                 &[
                     At(part.buffer.at),
                     index,
+                    Whole(start),
                     At(out.buffer.at),
                     Wide(out.len() as u64),
                     length,

@@ -232,6 +232,11 @@ impl Tape {
         graph.0.launch().map_err(|e| failed("launching a graph", e))
     }
 
+    /// What the device frees at its end.
+    pub(super) fn take_arena(&mut self) -> Option<CUdeviceptr> {
+        self.arena.take()
+    }
+
     /// Runs, and forgets all graphs: memory that they use is about to go.
     pub(super) fn forget(&mut self, device: &Device) -> Result<(), Error> {
         self.run(device)?;

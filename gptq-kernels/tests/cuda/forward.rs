@@ -214,6 +214,11 @@ fn rows_and_columns() {
     let got = gpu().columns(&[&up(&a), &up(&b)], &index).unwrap();
     assert_eq!(gpu().download(&got).unwrap(), want);
 
+    let run: Vec<u32> = (7..13).collect();
+    let want = Reference.columns(&[&a, &b], &run).unwrap();
+    let got = gpu().columns(&[&up(&a), &up(&b)], &run).unwrap();
+    assert_eq!(gpu().download(&got).unwrap(), want);
+
     let rows = [5, 0, 0, 3];
     let picked = Reference.gather(&a, &rows).unwrap();
     let got = gpu().gather(&up(&a), &rows).unwrap();
