@@ -69,9 +69,9 @@ impl Named for CpuBackend {
     }
 }
 
-/// What a command does with a backend, whichever it is.
+/// What a command does with a model's folder on a backend, whichever it is.
 pub(crate) trait Work {
-    fn run<B: Named>(&self, backend: B) -> Result<(), Failure>;
+    fn run<B: Named>(&self, checkpoint: &Checkpoint, backend: B) -> Result<(), Failure>;
 }
 
 impl DeviceArgs {
@@ -83,7 +83,7 @@ impl DeviceArgs {
         work: &impl Work,
     ) -> Result<(), Failure> {
         match self.device {
-            Device::Cpu => work.run(cpu(self.precision.unwrap_or(unless_told))?),
+            Device::Cpu => work.run(checkpoint, cpu(self.precision.unwrap_or(unless_told))?),
             Device::Cuda(number) => cuda(number, self.precision, checkpoint, work),
         }
     }
@@ -126,12 +126,13 @@ fn cuda(
         return Err(Failure::usage("--precision int8 is for --device cpu; use f16, bf16 or f32"));
     }
     let gpu = CudaBackend::open(number)?;
-    work.run(match precision {
+    let gpu = match precision {
         Some(PrecisionArg::F32) => gpu.exact(),
         Some(PrecisionArg::Bf16) => gpu.with_half(Half::Bf16),
         None if is_bf16(checkpoint) => gpu.with_half(Half::Bf16),
         _ => gpu.with_half(Half::F16),
-    })
+    };
+    work.run(checkpoint, gpu)
 }
 
 /// Whether the model says that bf16 is its type: its activations may leave the range of f16.
@@ -153,10 +154,6 @@ impl Named for gptq_kernels::cuda::CudaBackend {
 
     fn instructions(&self) -> String {
         self.describe()
-    }
-
-    fn describe(&self) -> String {
-        format!("{} on {}", self.precision_name(), self.describe())
     }
 
     fn exact(&self) -> Self {

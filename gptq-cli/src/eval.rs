@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use gptq_calib::{Corpus, disjoint_windows, strided_windows};
-use gptq_models::{Evaluation, Window, evaluate};
+use gptq_models::{Checkpoint, Evaluation, Window, evaluate};
 use serde::Serialize;
 
 use crate::{
-    args::{EvalArgs, PrecisionArg, ReadingArgs},
+    args::{EvalArgs, PrecisionArg},
     device::{Named, Work},
     failure::Failure,
     model_dir,
@@ -35,12 +35,12 @@ struct Task<'a> {
 }
 
 impl Work for Task<'_> {
-    fn run<B: Named>(&self, backend: B) -> Result<(), Failure> {
+    fn run<B: Named>(&self, checkpoint: &Checkpoint, backend: B) -> Result<(), Failure> {
         let Self { args, json, ids, windows } = self;
         // What is compared with is as it is.
         let exact = backend.exact();
-        let model = model_dir::load(&args.model, &args.reading, args.adapter.as_deref(), backend)?;
-        let load = |dir| model_dir::load(dir, &ReadingArgs::default(), None, exact);
+        let model = model_dir::load(checkpoint, args.adapter.as_deref(), backend)?;
+        let load = |dir: &Path| model_dir::load(&Checkpoint::open(dir)?, None, exact);
         let reference = args.reference.as_deref().map(load).transpose()?;
         let mut meter = Meter::new("eval");
         let total = windows.len() as f64;

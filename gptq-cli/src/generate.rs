@@ -3,7 +3,7 @@
 use std::{ops::ControlFlow, path::Path};
 
 use gptq_calib::{ChatTemplate, Message, Tokenizer};
-use gptq_models::{Generated, Sampling, generate};
+use gptq_models::{Checkpoint, Generated, Sampling, generate};
 use serde_json::json;
 
 use crate::{
@@ -31,9 +31,9 @@ struct Task<'a> {
 }
 
 impl Work for Task<'_> {
-    fn run<B: Named>(&self, backend: B) -> Result<(), Failure> {
+    fn run<B: Named>(&self, checkpoint: &Checkpoint, backend: B) -> Result<(), Failure> {
         let Self { args, json, sampling, tokenizer, prompt } = self;
-        let model = model_dir::load(&args.model, &args.reading, args.adapter.as_deref(), backend)?;
+        let model = model_dir::load(checkpoint, args.adapter.as_deref(), backend)?;
 
         let mut stream = tokenizer.decode_stream(true);
         let mut text = String::new();

@@ -1,5 +1,6 @@
 //! `gptq logits`.
 
+use gptq_models::Checkpoint;
 use ndarray::Array2;
 use safetensors::Dtype;
 use serde_json::json;
@@ -29,9 +30,9 @@ struct Task<'a> {
 }
 
 impl Work for Task<'_> {
-    fn run<B: Named>(&self, backend: B) -> Result<(), Failure> {
+    fn run<B: Named>(&self, checkpoint: &Checkpoint, backend: B) -> Result<(), Failure> {
         let Self { args, json, file, ids } = self;
-        let model = model_dir::load(&args.model, &args.reading, args.adapter.as_deref(), backend)?;
+        let model = model_dir::load(checkpoint, args.adapter.as_deref(), backend)?;
         let (batch, tokens) = ids.dim();
         let vocab = model.config().vocab_size;
         let mut logits: Vec<f32> = Vec::with_capacity(batch * tokens * vocab);

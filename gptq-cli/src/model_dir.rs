@@ -25,14 +25,13 @@ pub(crate) fn open(dir: &Path, reading: &ReadingArgs) -> Result<Checkpoint, Fail
 
 /// A model on a backend, and an adapter on top of it if one is named.
 pub(crate) fn load<B: PackedBackend>(
-    dir: &Path,
-    reading: &ReadingArgs,
+    checkpoint: &Checkpoint,
     adapter: Option<&Path>,
     backend: B,
 ) -> Result<Model<B>, Failure> {
     // The small file first: what is wrong with it is known before a model is loaded.
     let adapter = adapter.map(Adapter::open).transpose()?;
-    let model = Model::load(&open(dir, reading)?, backend)?;
+    let model = Model::load(checkpoint, backend)?;
     Ok(match &adapter {
         Some(adapter) => model.with_adapter(adapter)?,
         None => model,

@@ -8,7 +8,7 @@ use gptq_kernels::CpuBackend;
 use gptq_models::{Checkpoint, Evaluation, Report, evaluate};
 
 use crate::{
-    args::{ReadingArgs, count},
+    args::count,
     eval,
     failure::Failure,
     model_dir,
@@ -49,7 +49,7 @@ pub(crate) fn compare(
     let ids = Corpus::from_files(&files, &model_dir::tokenizer(source)?, None)?.ids;
     let mut windows = eval::windows(&ids, seqlen, None)?;
     windows.truncate(args.heldout_windows);
-    let load = |dir| model_dir::load(dir, &ReadingArgs::default(), None, CpuBackend::new());
+    let load = |dir| model_dir::load(&Checkpoint::open(dir)?, None, CpuBackend::new());
     let (model, reference) = (load(result)?, load(source)?);
     let mut meter = Meter::new("compare");
     let total = windows.len() as f64;

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use clap::Args;
-use gptq_models::Model;
+use gptq_models::{Checkpoint, Model};
 use serde_json::json;
 
 use crate::{
@@ -41,8 +41,8 @@ struct Task<'a> {
 }
 
 impl Work for Task<'_> {
-    fn run<B: Named>(&self, backend: B) -> Result<(), Failure> {
-        let model = model_dir::load(&self.args.model, &self.args.reading, None, backend)?;
+    fn run<B: Named>(&self, checkpoint: &Checkpoint, backend: B) -> Result<(), Failure> {
+        let model = model_dir::load(checkpoint, None, backend)?;
         measure(self.args, self.json, &model)
     }
 }

@@ -2,7 +2,11 @@
 
 use gptq_core::{AttentionShape, Error, ScoreTerms, Window};
 
-use super::{CudaBackend, CudaTensor, Half, device::failure, tape::Argument};
+use super::{
+    CudaBackend, CudaTensor,
+    device::failure,
+    tape::{Argument, pair},
+};
 
 /// As in `cuda/attention.cu`.
 const WARPS: usize = 4;
@@ -21,13 +25,11 @@ impl CudaBackend {
         if self.exact || length < MANY || shape.head_dim != shape.value_dim {
             return None;
         }
-        Some(match (shape.head_dim, self.half) {
-            (64, Half::F16) => "attention_tiles_64_f16",
-            (64, Half::Bf16) => "attention_tiles_64_bf16",
-            (128, Half::F16) => "attention_tiles_128_f16",
-            (128, Half::Bf16) => "attention_tiles_128_bf16",
-            _ => return None,
-        })
+        match shape.head_dim {
+            64 => Some(self.half.choose("attention_tiles_64_f16", "attention_tiles_64_bf16")),
+            128 => Some(self.half.choose("attention_tiles_128_f16", "attention_tiles_128_bf16")),
+            _ => None,
+        }
     }
 
     pub(super) fn attend(
@@ -69,7 +71,6 @@ impl CudaBackend {
         };
         let keys = (keys as u32).to_le_bytes();
         let (halves, kind) = out.halves();
-        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
         let bias_columns = terms.key_bias.map_or(0, |bias| bias.columns as u32);
         // A grid has at most 65535 blocks in its second direction; texts are not cut.
         if q.rows > 65535 {

@@ -4,7 +4,11 @@ use std::ffi::c_void;
 
 use cudarc::{
     cublas::{result, sys},
-    driver::{CudaStream, result::malloc_sync, sys::CUdeviceptr},
+    driver::{
+        CudaStream,
+        result::{free_sync, malloc_sync},
+        sys::CUdeviceptr,
+    },
 };
 use gptq_core::Error;
 
@@ -14,7 +18,11 @@ use super::{device::failure, half::Half};
 const WORKSPACE: usize = 32 << 20;
 
 /// A handle, which one thread at a time may use: the tape's, which is behind a lock.
-pub(super) struct Blas(sys::cublasHandle_t);
+pub(super) struct Blas {
+    handle: sys::cublasHandle_t,
+    /// Memory of its own, or it would ask for some whenever a graph is recorded.
+    workspace: CUdeviceptr,
+}
 
 // SAFETY: a handle may move between threads; that none shares it is the tape's lock.
 unsafe impl Send for Blas {}
@@ -24,7 +32,9 @@ unsafe impl Sync for Blas {}
 impl Drop for Blas {
     fn drop(&mut self) {
         // SAFETY: made by `open`, dropped once. A failure leaves nothing to do.
-        let _ = unsafe { result::destroy_handle(self.0) };
+        let _ = unsafe { result::destroy_handle(self.handle) };
+        // SAFETY: came from `malloc_sync`, and the handle that used it is gone.
+        let _ = unsafe { free_sync(self.workspace) };
     }
 }
 
@@ -49,32 +59,27 @@ impl Blas {
         if !unsafe { sys::is_culib_present() } {
             return None;
         }
-        let blas = Self(result::create_handle().ok()?);
-        // SAFETY: both are of the current context and live as long as the device.
-        unsafe { result::set_stream(blas.0, stream.cu_stream().cast()) }.ok()?;
-        // Its own memory, or it would ask for some whenever a graph is recorded.
-        // SAFETY: a plain allocation, which is never freed while the handle lives.
+        // SAFETY: a plain allocation in the current context.
         let workspace = unsafe { malloc_sync(WORKSPACE) }.ok()?;
-        // SAFETY: exactly the bytes of that allocation.
-        let set =
-            unsafe { sys::cublasSetWorkspace_v2(blas.0, workspace as *mut c_void, WORKSPACE) };
-        set.result().ok()?;
+        let blas = Self { handle: result::create_handle().ok()?, workspace };
+        // SAFETY: both are of the current context and live as long as the device.
+        unsafe { result::set_stream(blas.handle, stream.cu_stream().cast()) }.ok()?;
+        let place = workspace as *mut c_void;
+        // SAFETY: exactly the bytes of that allocation, which outlives the handle.
+        unsafe { sys::cublasSetWorkspace_v2(blas.handle, place, WORKSPACE) }.result().ok()?;
         Some(blas)
     }
 
     /// The caller holds the tape, and wrote the buffers' sizes.
     pub(super) fn multiply(&self, p: &Product) -> Result<(), Error> {
         let (unit, zero) = (f32::from_bits(p.unit), 0f32);
-        let half = match p.half {
-            Half::F16 => sys::cudaDataType::CUDA_R_16F,
-            Half::Bf16 => sys::cudaDataType::CUDA_R_16BF,
-        };
+        let half = p.half.choose(sys::cudaDataType::CUDA_R_16F, sys::cudaDataType::CUDA_R_16BF);
         let (tokens, outputs, k) = (p.tokens as i32, p.outputs as i32, p.k as i32);
         // SAFETY: pointers and shapes are those of live buffers, checked where the product was made.
         // cuBLAS counts by columns: it sees all three transposed.
         unsafe {
             result::gemm_ex(
-                self.0,
+                self.handle,
                 sys::cublasOperation_t::CUBLAS_OP_T,
                 sys::cublasOperation_t::CUBLAS_OP_N,
                 outputs,

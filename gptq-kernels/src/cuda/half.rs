@@ -15,9 +15,14 @@ pub enum Half {
 impl Half {
     /// The usual name.
     pub fn name(self) -> &'static str {
+        self.choose("f16", "bf16")
+    }
+
+    /// What goes with it.
+    pub(super) fn choose<T>(self, f16: T, bf16: T) -> T {
         match self {
-            Half::F16 => "f16",
-            Half::Bf16 => "bf16",
+            Half::F16 => f16,
+            Half::Bf16 => bf16,
         }
     }
 

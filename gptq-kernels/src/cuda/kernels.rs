@@ -4,6 +4,9 @@ use gptq_core::Bits;
 
 use super::half::Half;
 
+/// Bytes of shared memory that a kernel may declare itself.
+const OWN: u32 = 1024;
+
 /// One way to cut the product: eights of tokens, tiles side by side, stages, blocks that fit a
 /// multiprocessor. As instantiated in `cuda/packed_matmul_*.cu`.
 #[derive(Clone, Copy)]
@@ -26,12 +29,12 @@ impl Shape {
         match tokens {
             0..=8 => Self::NARROW[0],
             9..=16 => Self::NARROW[1],
-            _ if wide.shared(bits) + 1024 <= shared => wide,
+            _ if wide.shared(bits) + OWN <= shared => wide,
             _ => Self::NARROW[1],
         }
     }
 
-    /// Bytes of shared memory of a block, with what the kernel declares itself.
+    /// Bytes of shared memory that a block is launched with; the kernel declares [`OWN`] at most.
     pub(super) fn shared(self, bits: Bits) -> u32 {
         let Self { eights, wide, stages, .. } = self;
         let stage =
@@ -65,14 +68,10 @@ pub(super) fn kernel_name(bits: Bits, symmetric: bool, half: Half, eights: usize
 }
 
 pub(super) fn dequantize_name(bits: Bits, half: Half) -> &'static str {
-    match (bits, half) {
-        (Bits::B2, Half::F16) => "dequantize_2_f16",
-        (Bits::B2, Half::Bf16) => "dequantize_2_bf16",
-        (Bits::B3, Half::F16) => "dequantize_3_f16",
-        (Bits::B3, Half::Bf16) => "dequantize_3_bf16",
-        (Bits::B4, Half::F16) => "dequantize_4_f16",
-        (Bits::B4, Half::Bf16) => "dequantize_4_bf16",
-        (Bits::B8, Half::F16) => "dequantize_8_f16",
-        (Bits::B8, Half::Bf16) => "dequantize_8_bf16",
+    match bits {
+        Bits::B2 => half.choose("dequantize_2_f16", "dequantize_2_bf16"),
+        Bits::B3 => half.choose("dequantize_3_f16", "dequantize_3_bf16"),
+        Bits::B4 => half.choose("dequantize_4_f16", "dequantize_4_bf16"),
+        Bits::B8 => half.choose("dequantize_8_f16", "dequantize_8_bf16"),
     }
 }

@@ -60,7 +60,7 @@ pub(super) struct Tiles {
     pub(super) codes: Vec<u32>,
     /// [groups][⌈out/64⌉][g][j] halves.
     pub(super) scales: Vec<u16>,
-    /// The same; none if all are the middle.
+    /// The same; none if the kernels know them: of 4 bits, where all are the middle.
     pub(super) zeros: Option<Vec<u16>>,
     /// Scales are multiples of it: a power of two that brings the largest near one, so that no
     /// product with a code leaves the range where halves are precise.
@@ -91,7 +91,7 @@ impl Tiles {
         Self {
             codes: codes(matrix, order),
             scales: of_outputs(&|r, g| half.bits(matrix.scales[(r, g)] / unit)),
-            zeros: (!symmetric).then(zeros),
+            zeros: (!symmetric || matrix.bits != Bits::B4).then(zeros),
             unit,
         }
     }

@@ -16,7 +16,10 @@ use super::{
     kernels::{Shape, dequantize_name, kernel_name},
     layout::{DEEP, Order, Tiles, WIDE},
     ops::{Factor, optional, rows},
-    tape::Argument::{At, Real, Struct, Whole, Wide},
+    tape::{
+        Argument::{At, Real, Struct, Whole, Wide},
+        pair,
+    },
 };
 
 /// Tokens from which on weights are unpacked once and cuBLAS multiplies.
@@ -120,10 +123,7 @@ impl CudaBackend {
             return Ok(Halved { at: halves.at, k, _own: None });
         }
         let halves = self.device.words(x.rows * k / 2)?;
-        let name = match half {
-            Half::F16 => "halve_f16",
-            Half::Bf16 => "halve_bf16",
-        };
+        let name = half.choose("halve_f16", "halve_bf16");
         let index = At(order.map_or(0, |order| order.index.at));
         rows(x.rows, |first, many| {
             self.launch(
@@ -178,7 +178,6 @@ impl CudaBackend {
     ) -> Result<(), Error> {
         let (_, first) = layers[0];
         let tokens = outs[0].rows;
-        let pair = |low: usize, high: u32| low as u64 | u64::from(high) << 32;
         let mut words = Vec::with_capacity(7 * MOST_LINEARS + 5);
         let mut columns = 0;
         for ((layer, packed), out) in layers.iter().zip(outs) {
@@ -190,8 +189,8 @@ impl CudaBackend {
                 packed.zeros.as_ref().map_or(0, |zeros| zeros.at),
                 layer.bias.as_ref().map_or(0, |bias| bias.buffer.at),
                 out.buffer.at,
-                pair(layer.outputs, n_tiles as u32),
-                pair(columns, packed.unit.to_bits()),
+                pair(layer.outputs as u32, n_tiles as u32),
+                pair(columns as u32, packed.unit.to_bits()),
             ]);
         }
         words.resize(7 * MOST_LINEARS, 0);
@@ -207,8 +206,8 @@ impl CudaBackend {
             halved.at,
             partials.at,
             self.device.counters(rows * columns)?,
-            pair(tokens, first.k_tiles as u32),
-            pair(first.tiles_per_group, first.groups as u32),
+            pair(tokens as u32, first.k_tiles as u32),
+            pair(first.tiles_per_group as u32, first.groups as u32),
         ]);
         let grid = [blocks as u32, rows as u32, 1];
         self.launch(kernel, grid, 256, shared, &[Struct(&words)])
@@ -239,10 +238,7 @@ impl CudaBackend {
                 None => Ok(()),
             };
         }
-        let name = match half {
-            Half::F16 => "dense_matvec_f16",
-            Half::Bf16 => "dense_matvec_bf16",
-        };
+        let name = half.choose("dense_matvec_f16", "dense_matvec_bf16");
         self.launch(
             name,
             [outputs.div_ceil(8) as u32, tokens.div_ceil(8) as u32, 1],
@@ -299,10 +295,7 @@ impl CudaBackend {
         (half, k, unit): (Half, usize, f32),
         out: &CudaTensor,
     ) -> Result<(), Error> {
-        let name = match half {
-            Half::F16 => "widen_f16",
-            Half::Bf16 => "widen_bf16",
-        };
+        let name = half.choose("widen_f16", "widen_bf16");
         let index = At(order.map_or(0, |order| order.index.at));
         rows(out.rows, |first, many| {
             self.launch(
@@ -342,15 +335,6 @@ impl PackedBackend for CudaBackend {
         let tiles = Tiles::new(&matrix, &order, self.half);
         let of_zeros = tiles.zeros.as_ref().map_or(0, Vec::len);
         let bytes = 4 * tiles.codes.len() + 2 * (tiles.scales.len() + of_zeros);
-        // The kernels of widths other than 4 always read zero points.
-        let zeros = match (&tiles.zeros, matrix.bits) {
-            (None, Bits::B4) => None,
-            (None, bits) => {
-                let middle = self.half.bits(f32::from(1u8 << (bits.get() - 1)));
-                Some(vec![middle; tiles.scales.len()])
-            }
-            (Some(zeros), _) => Some(zeros.clone()),
-        };
         let natural = order.is_natural(inputs);
         let (tiles_per_group, k_tiles) = (order.tiles_per_group, order.k_tiles());
         let sorted = |order: Order| -> Result<_, Error> {
@@ -361,7 +345,7 @@ impl PackedBackend for CudaBackend {
             half: self.half,
             codes: self.buffer_of(cast_slice(&tiles.codes))?,
             scales: self.buffer_of(cast_slice(&tiles.scales))?,
-            zeros: zeros.map(|zeros| self.buffer_of(cast_slice(&zeros))).transpose()?,
+            zeros: tiles.zeros.map(|zeros| self.buffer_of(cast_slice(&zeros))).transpose()?,
             unit: tiles.unit,
             groups: matrix.groups(),
             tiles_per_group,

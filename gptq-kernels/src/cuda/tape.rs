@@ -18,6 +18,11 @@ use super::{
     device::{Device, failed},
 };
 
+/// Two words of a structure in one, as they lie in memory.
+pub(super) fn pair(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
 /// A function of a loaded module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Kernel(pub(super) usize);

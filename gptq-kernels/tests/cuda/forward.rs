@@ -4,7 +4,7 @@ use gptq_core::{
     AttentionShape, Backend, Gate, Norm, NormKind, Pointwise, Reference, RopeShape, ScoreTerms,
     Window,
 };
-use gptq_kernels::cuda::Half;
+use gptq_kernels::cuda::{CudaBackend, Half};
 use half::{bf16, f16};
 use ndarray::Array2;
 use proptest::{option, prelude::*, sample::select};
@@ -31,6 +31,24 @@ fn near(got: &Array2<f32>, want: &Array2<f32>) -> Result<(), String> {
         Some((got, want)) => Err(format!("{got}, not {want}")),
         None => Ok(()),
     }
+}
+
+/// What a GPU makes of it, and its definition.
+fn attend(
+    gpu: &CudaBackend,
+    [q, k, v]: [&Array2<f32>; 3],
+    shape: &AttentionShape,
+    (biased, sunk): (bool, bool),
+    seed: u32,
+) -> (Array2<f32>, Array2<f32>) {
+    let bias = values(shape.heads, shape.keys + 2, seed + 3) * 3.0;
+    let sinks = values(1, shape.heads, seed + 4) * 5.0;
+    let terms = ScoreTerms { key_bias: biased.then_some(&bias), sinks: sunk.then_some(&sinks) };
+    let want = Reference.attention(q, k, v, shape, terms).unwrap();
+    let (bias, sinks) = (up(&bias), up(&sinks));
+    let terms = ScoreTerms { key_bias: biased.then_some(&bias), sinks: sunk.then_some(&sinks) };
+    let got = gpu.attention(&up(q), &up(k), &up(v), shape, terms).unwrap();
+    (gpu.download(&got).unwrap(), want)
 }
 
 const FUNCTIONS: [Pointwise; 7] = [
@@ -69,14 +87,8 @@ proptest! {
         let q = values(tokens * texts, heads * head_dim, seed) * 2.0;
         let k = values(keys * texts + room, kv_heads * head_dim, seed + 1) * 2.0;
         let v = values(keys * texts + room, kv_heads * value_dim, seed + 2);
-        let bias = values(heads, keys + 2, seed + 3) * 3.0;
-        let sinks = values(1, heads, seed + 4) * 5.0;
-        let terms = ScoreTerms { key_bias: biased.then_some(&bias), sinks: sunk.then_some(&sinks) };
-        let want = Reference.attention(&q, &k, &v, &shape, terms).unwrap();
-        let (bias, sinks) = (up(&bias), up(&sinks));
-        let terms = ScoreTerms { key_bias: biased.then_some(&bias), sinks: sunk.then_some(&sinks) };
-        let got = gpu().attention(&up(&q), &up(&k), &up(&v), &shape, terms).unwrap();
-        let outcome = close(&gpu().download(&got).unwrap(), &want, 256);
+        let (got, want) = attend(&gpu(), [&q, &k, &v], &shape, (biased, sunk), seed);
+        let outcome = close(&got, &want, 256);
         prop_assert!(outcome.is_ok(), "{outcome:?}");
     }
 
@@ -107,14 +119,8 @@ proptest! {
         let q = round(values(tokens * texts, heads * dim, seed) * 2.0);
         let k = round(values(keys * texts + 3, kv_heads * dim, seed + 1) * 2.0);
         let v = round(values(keys * texts + 3, kv_heads * dim, seed + 2));
-        let bias = values(heads, keys + 2, seed + 3) * 3.0;
-        let sinks = values(1, heads, seed + 4) * 5.0;
-        let terms = ScoreTerms { key_bias: biased.then_some(&bias), sinks: sunk.then_some(&sinks) };
-        let want = Reference.attention(&q, &k, &v, &shape, terms).unwrap();
-        let (bias, sinks) = (up(&bias), up(&sinks));
-        let terms = ScoreTerms { key_bias: biased.then_some(&bias), sinks: sunk.then_some(&sinks) };
-        let got = gpu().with_half(half).attention(&up(&q), &up(&k), &up(&v), &shape, terms).unwrap();
-        let got = gpu().download(&got).unwrap();
+        let gpu = gpu().with_half(half);
+        let (got, want) = attend(&gpu, [&q, &k, &v], &shape, (biased, sunk), seed);
         // Only weights are rounded: each to half a unit, of values of size one.
         let allowed = match half { Half::F16 => 6e-4, Half::Bf16 => 5e-3 };
         let worst = got.iter().zip(&want).map(|(g, w)| (g - w).abs());
