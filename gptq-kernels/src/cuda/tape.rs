@@ -141,7 +141,7 @@ impl Tape {
         }
         let kernel = device.kernel(name)?;
         let length = |argument: &Argument<'_>| match argument {
-            Argument::Data(bytes) => bytes.len() + ROUND,
+            Argument::Data(bytes) => bytes.len().next_multiple_of(ROUND),
             _ => 0,
         };
         self.make_room(device, arguments.iter().map(length).sum())?;

@@ -5,6 +5,7 @@ use gptq_core::{
     AttentionShape, Backend, Bits, Gate, Norm, NormKind, Pointwise, QuantizedMatrix, Reference,
     RopeShape, ScoreTerms, Window,
 };
+use gptq_kernels::cuda::CudaBackend;
 use gptq_pack::{PackedBackend, PackedLinear, ZeroPointFormat};
 use ndarray::Array2;
 
@@ -114,6 +115,32 @@ fn a_step_that_repeats() {
         let want = step(&Reference, &mut plain, id, past);
         // Factors are halves here.
         close(&got, &want, 4_000_000).unwrap_or_else(|e| panic!("token {past}: {e}"));
+    }
+}
+
+/// What goes along with a tape fills its megabyte between two operations that would be one launch.
+#[test]
+fn a_tape_that_is_full_between_keys_and_values() {
+    gpu();
+    // A tape of its own, which no other test puts anything on.
+    let gpu = CudaBackend::open(0).unwrap();
+    let table = gpu.take(Array2::zeros((4, 1))).unwrap();
+    let of = |row: f32| gpu.take(Array2::from_elem((1, 1), row)).unwrap();
+    let mut cache = [gpu.zeros(8, 1).unwrap(), gpu.zeros(8, 1).unwrap()];
+    let (key, value) = (of(1.0), of(2.0));
+    gpu.finish().unwrap();
+    let fill = || {
+        for ids in [1 << 16, 1 << 16, 1 << 16, (1 << 16) - 8] {
+            gpu.gather(&table, &vec![3; ids]).unwrap();
+        }
+    };
+    fill();
+    gpu.write_rows(&mut cache[0], 5, &key).unwrap();
+    gpu.write_rows(&mut cache[1], 5, &value).unwrap();
+    fill();
+    for (cache, number) in cache.iter().zip([1.0, 2.0]) {
+        let want = Array2::from_shape_fn((8, 1), |(row, _)| if row == 5 { number } else { 0.0 });
+        assert_eq!(gpu.download(cache).unwrap(), want);
     }
 }
 
