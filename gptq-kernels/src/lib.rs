@@ -41,4 +41,4 @@ mod heap;
 pub mod measure;
 
 pub use cpu::{CpuBackend, CpuPacked, Isa, Precision};
-pub use heap::{return_memory, share_heap};
+pub use heap::{keep_memory, return_memory, share_heap};

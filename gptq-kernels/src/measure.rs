@@ -46,17 +46,17 @@ impl Kernel for Sum<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) -> u64 {
         // Independent sums, so that only memory limits them.
-        const LANES: usize = 64;
+        const LANES: usize = 32;
         let mut sums = [0u64; LANES];
-        let parts: [&[u64]; STREAMS] = {
-            let each = self.0.len() / STREAMS;
-            std::array::from_fn(|part| &self.0[part * each..][..each])
+        let parts: [&[[u64; LANES]]; STREAMS] = {
+            let (words, _) = self.0.as_chunks();
+            let each = words.len() / STREAMS;
+            std::array::from_fn(|part| &words[part * each..][..each])
         };
-        for at in 0..parts[0].len() / LANES {
-            for part in parts {
-                for (sum, word) in sums.iter_mut().zip(&part[at * LANES..][..LANES]) {
-                    *sum ^= *word;
-                }
+        let [a, b, c, d] = parts;
+        for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
+            for i in 0..LANES {
+                sums[i] ^= a[i] ^ b[i] ^ c[i] ^ d[i];
             }
         }
         sums.iter().fold(0, |a, b| a ^ b)

@@ -11,6 +11,8 @@ mod isa;
 mod linear;
 mod norm;
 mod one_query;
+#[cfg(target_arch = "x86_64")]
+mod one_query_avx512;
 mod packed;
 mod peak;
 mod pointwise;

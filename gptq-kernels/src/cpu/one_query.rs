@@ -3,6 +3,8 @@
 use gptq_core::AttentionShape;
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::one_query_avx512;
 use super::{
     attention::Softmax,
     isa::{Isa, Kernel, mul_add},
@@ -60,6 +62,7 @@ impl OneQuery<'_> {
         let mut scores = vec![0.0; heads.len() * seen];
         let width = kv_heads * head_dim;
         self.isa.run(Scores {
+            isa: self.isa,
             q: &self.q[heads.start * head_dim..heads.end * head_dim],
             keys: &self.k[from * width + kv * head_dim..],
             width,
@@ -83,6 +86,7 @@ const BLOCK: usize = 32;
 
 /// `scores[h, i] = scale · q[h] · keys[i]`, heads × keys; a key begins every `width` numbers.
 struct Scores<'a> {
+    isa: Isa,
     q: &'a [f32],
     keys: &'a [f32],
     width: usize,
@@ -96,17 +100,53 @@ impl Kernel for Scores<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self { q, keys, width, head_dim, scale, scores } = self;
+        let Self { isa, q, keys, width, head_dim, scale, scores } = self;
         let seen = scores.len() / (q.len() / head_dim);
-        for (block, keys) in keys.chunks(BLOCK * width).take(seen.div_ceil(BLOCK)).enumerate() {
+        let blocks = keys.chunks(BLOCK * width).take(seen.div_ceil(BLOCK));
+        for (block, (keys, next)) in blocks.clone().zip(following(blocks)).enumerate() {
+            fetch(next, width, head_dim);
             for (q, scores) in q.chunks_exact(head_dim).zip(scores.chunks_exact_mut(seen)) {
-                let scores = &mut scores[block * BLOCK..];
-                for (score, key) in scores.iter_mut().zip(keys.chunks(width)) {
+                let end = seen.min((block + 1) * BLOCK);
+                let scores = &mut scores[block * BLOCK..end];
+                let done = by_fours(isa, q, keys, width, scale, scores);
+                let rest = scores.iter_mut().zip(keys.chunks(width)).skip(done);
+                for (score, key) in rest {
                     *score = scale * dot::<FMA, 32>(q, &key[..head_dim]);
                 }
             }
         }
     }
+}
+
+/// The block after each; nothing after the last.
+fn following<'a>(blocks: impl Iterator<Item = &'a [f32]>) -> impl Iterator<Item = &'a [f32]> {
+    blocks.skip(1).chain(std::iter::once(&[][..]))
+}
+
+/// Asks memory for `len` numbers of each row.
+fn fetch(rows: &[f32], width: usize, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    one_query_avx512::fetch(rows, width, len);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (rows, width, len);
+}
+
+/// As many scores as are faster together; returns how many.
+fn by_fours(
+    isa: Isa,
+    q: &[f32],
+    keys: &[f32],
+    width: usize,
+    scale: f32,
+    scores: &mut [f32],
+) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if isa.has_avx512() && q.len().is_multiple_of(one_query_avx512::LANES) {
+        // SAFETY: the level says that the CPU has the instructions.
+        return unsafe { one_query_avx512::scores(q, keys, width, scale, scores) };
+    }
+    let _ = (isa, q, keys, width, scale, scores);
+    0
 }
 
 /// `out[h] = Σ weights[h, i] · values[i]`, heads × value_dim; a value begins every `width` numbers.
@@ -128,7 +168,9 @@ impl Kernel for Sum<'_> {
         let Self { weights, values, width, value_dim, out } = self;
         let seen = weights.len() / (out.len() / value_dim);
         out.fill(0.0);
-        for (block, values) in values.chunks(BLOCK * width).take(seen.div_ceil(BLOCK)).enumerate() {
+        let blocks = values.chunks(BLOCK * width).take(seen.div_ceil(BLOCK));
+        for (block, (values, next)) in blocks.clone().zip(following(blocks)).enumerate() {
+            fetch(next, width, value_dim);
             for (weights, out) in weights.chunks_exact(seen).zip(out.chunks_exact_mut(value_dim)) {
                 let weights = &weights[block * BLOCK..];
                 let (whole, rest) = out.as_chunks_mut::<LANES>();

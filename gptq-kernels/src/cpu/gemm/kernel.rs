@@ -4,11 +4,8 @@ use ndarray::ArrayViewMut2;
 
 use super::super::isa::Isa;
 
-/// Rows of a strip of `a`.
-pub(super) const ROWS: usize = 6;
-
-/// Columns of the widest strip of `b`.
-const WIDEST: usize = 64;
+/// Numbers of the largest block of any kernel.
+const LARGEST: usize = 12 * 32;
 
 /// A micro-kernel that this CPU can run; only [`MicroKernel::best`] makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,14 +32,15 @@ impl MicroKernel {
         MicroKernel::Plain
     }
 
-    /// Columns of a strip of `b`.
-    pub(super) fn columns(self) -> usize {
+    /// Rows of a strip of `a` and columns of a strip of `b`: their sums fill the registers, and a
+    /// strip of `b` is no larger than the nearest cache.
+    pub(super) fn strips(self) -> (usize, usize) {
         match self {
-            MicroKernel::Plain => 16,
+            MicroKernel::Plain => (6, 16),
             #[cfg(target_arch = "x86_64")]
-            MicroKernel::Avx2 => 16,
+            MicroKernel::Avx2 => (6, 16),
             #[cfg(target_arch = "x86_64")]
-            MicroKernel::Avx512 => WIDEST,
+            MicroKernel::Avx512 => (12, 32),
         }
     }
 
@@ -56,30 +54,30 @@ impl MicroKernel {
         add: bool,
     ) {
         let (m, n) = c.dim();
-        let width = self.columns();
+        let (height, width) = self.strips();
         assert!(n == 1 || c.strides()[1] == 1, "product: rows of the result have gaps");
         assert_eq!(
             left.len(),
-            m.next_multiple_of(ROWS) * depth,
+            m.next_multiple_of(height) * depth,
             "product: left is packed otherwise"
         );
         assert_eq!(right.len(), n.next_multiple_of(width) * depth, "product: so is right");
         let stride = c.strides()[0];
         for (j, right) in right.chunks_exact(width * depth).enumerate() {
-            for (i, left) in left.chunks_exact(ROWS * depth).enumerate() {
-                let (rows, columns) = (ROWS.min(m - i * ROWS), width.min(n - j * width));
-                if rows == ROWS && columns == width {
-                    let target = &mut c[(i * ROWS, j * width)];
+            for (i, left) in left.chunks_exact(height * depth).enumerate() {
+                let (rows, columns) = (height.min(m - i * height), width.min(n - j * width));
+                if rows == height && columns == width {
+                    let target = &mut c[(i * height, j * width)];
                     // SAFETY: the whole block lies in c, borrowed mutably, with this stride.
                     unsafe { self.run(left, right, target, stride, add) };
                     continue;
                 }
-                let mut whole = [0f32; ROWS * WIDEST];
-                // SAFETY: the local block holds six rows of any kernel's width.
+                let mut whole = [0f32; LARGEST];
+                // SAFETY: the local block holds the rows and columns of any kernel.
                 unsafe { self.run(left, right, whole.as_mut_ptr(), width as isize, false) };
                 for (r, whole) in whole.chunks(width).take(rows).enumerate() {
                     for (k, &x) in whole[..columns].iter().enumerate() {
-                        let target = &mut c[(i * ROWS + r, j * width + k)];
+                        let target = &mut c[(i * height + r, j * width + k)];
                         *target = if add { *target + x } else { x };
                     }
                 }
@@ -107,6 +105,7 @@ impl MicroKernel {
 /// # Safety
 /// As [`MicroKernel::run`].
 unsafe fn plain(left: &[f32], right: &[f32], c: *mut f32, stride: isize, add: bool) {
+    const ROWS: usize = 6;
     const WIDTH: usize = 16;
     let mut sums = [[0f32; WIDTH]; ROWS];
     let (left, right) = (left.as_chunks::<ROWS>().0, right.as_chunks::<WIDTH>().0);
@@ -128,19 +127,19 @@ unsafe fn plain(left: &[f32], right: &[f32], c: *mut f32, stride: isize, add: bo
     }
 }
 
-/// One kernel for both widths of registers: sums of six rows × `$count` vectors.
+/// One kernel for both widths of registers: sums of `$rows` rows × `$count` vectors.
 #[cfg(target_arch = "x86_64")]
 macro_rules! vector_kernel {
-    ($name:ident, $features:literal, $count:literal, $lanes:literal, $zero:ident, $load:ident,
+    ($name:ident, $features:literal, $rows:literal, $count:literal, $lanes:literal, $zero:ident, $load:ident,
      $broadcast:ident, $fma:ident, $plus:ident, $store:ident) => {
         /// # Safety
         /// As [`MicroKernel::run`], on a CPU with these instructions.
         #[target_feature(enable = $features)]
         unsafe fn $name(left: &[f32], right: &[f32], c: *mut f32, stride: isize, add: bool) {
             use std::arch::x86_64::*;
-            let mut sums = [[$zero(); $count]; ROWS];
+            let mut sums = [[$zero(); $count]; $rows];
             let (left, right) =
-                (left.as_chunks::<ROWS>().0, right.as_chunks::<{ $count * $lanes }>().0);
+                (left.as_chunks::<$rows>().0, right.as_chunks::<{ $count * $lanes }>().0);
             for (a, b) in left.iter().zip(right) {
                 let mut vectors = [$zero(); $count];
                 for (v, vector) in vectors.iter_mut().enumerate() {
@@ -171,6 +170,7 @@ macro_rules! vector_kernel {
 vector_kernel!(
     avx2,
     "avx2,fma",
+    6,
     2,
     8,
     _mm256_setzero_ps,
@@ -184,7 +184,8 @@ vector_kernel!(
 vector_kernel!(
     avx512,
     "avx512f",
-    4,
+    12,
+    2,
     16,
     _mm512_setzero_ps,
     _mm512_loadu_ps,

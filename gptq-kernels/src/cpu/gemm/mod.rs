@@ -10,14 +10,14 @@ mod shared;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::isa::Isa;
-use kernel::{MicroKernel, ROWS};
+use kernel::MicroKernel;
 pub(crate) use shared::multiply;
 
 /// Values along k between two visits of the result.
 const DEPTH: usize = 256;
 
-/// Rows of `a` that are packed together: 96 KiB of them.
-const HEIGHT: usize = 16 * ROWS;
+/// Rows of `a` that are packed together, whole strips of any kernel: 96 KiB of them.
+const HEIGHT: usize = 96;
 
 /// Columns of `b` that are packed together: 1 MiB of them.
 const WIDTH: usize = 1024;
@@ -52,17 +52,18 @@ pub(crate) fn product(
         return;
     }
     let kernel = MicroKernel::best(isa);
+    let (height, width) = kernel.strips();
     let (mut left, mut right) = (Vec::new(), Vec::new());
     for column in (0..n).step_by(WIDTH) {
         let columns = column..n.min(column + WIDTH);
         for depth in (0..k).step_by(DEPTH) {
             let inner = depth..k.min(depth + DEPTH);
             let b = b.slice(s![inner.clone(), columns.clone()]);
-            pack::pack(isa, b.t(), kernel.columns(), 1.0, &mut right);
+            pack::pack(isa, b.t(), width, 1.0, &mut right);
             for row in (0..m).step_by(HEIGHT) {
                 let rows = row..m.min(row + HEIGHT);
                 let a = a.slice(s![rows.clone(), inner.clone()]);
-                pack::pack(isa, a, ROWS, alpha, &mut left);
+                pack::pack(isa, a, height, alpha, &mut left);
                 let c = c.slice_mut(s![rows, columns.clone()]);
                 kernel.block(&left, &right, inner.len(), c, accumulate || depth > 0);
             }

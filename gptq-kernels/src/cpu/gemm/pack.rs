@@ -10,9 +10,10 @@ pub(super) fn pack(isa: Isa, a: ArrayView2<'_, f32>, width: usize, alpha: f32, o
     // Whatever was there is overwritten.
     out.resize(a.nrows().next_multiple_of(width) * a.ncols(), 0.0);
     match width {
-        super::kernel::ROWS => isa.run(Pack::<{ super::kernel::ROWS }> { a, alpha, out }),
+        6 => isa.run(Pack::<6> { a, alpha, out }),
+        12 => isa.run(Pack::<12> { a, alpha, out }),
         16 => isa.run(Pack::<16> { a, alpha, out }),
-        64 => isa.run(Pack::<64> { a, alpha, out }),
+        32 => isa.run(Pack::<32> { a, alpha, out }),
         _ => unreachable!("no kernel has strips of {width}"),
     }
 }

@@ -3,16 +3,10 @@
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 use rayon::prelude::*;
 
-use super::{
-    super::isa::Isa,
-    DEPTH, Tile,
-    kernel::{MicroKernel, ROWS},
-    pack::pack,
-    tiles,
-};
+use super::{super::isa::Isa, DEPTH, Tile, kernel::MicroKernel, pack::pack, tiles};
 
-/// Rows of the result per task: whole strips, 192 KiB of them for each `DEPTH`.
-const HEIGHT: usize = 32 * ROWS;
+/// Rows of the result per task: whole strips of any kernel, 192 KiB of them for each `DEPTH`.
+const HEIGHT: usize = 192;
 
 /// Columns of the result per task: whole strips of any kernel.
 const WIDTH: usize = 256;
@@ -33,8 +27,9 @@ pub(crate) fn multiply(
     assert_eq!((a.nrows(), b.ncols()), c.dim(), "product: result has another shape");
     assert_eq!(a.ncols(), b.nrows(), "product: inner dimensions differ");
     let depth = a.ncols();
-    let left = pieces(isa, a, HEIGHT, ROWS);
-    let right = pieces(isa, b.t(), WIDTH, kernel.columns());
+    let (height, width) = kernel.strips();
+    let left = pieces(isa, a, HEIGHT, height);
+    let right = pieces(isa, b.t(), WIDTH, width);
     tiles(c, HEIGHT, WIDTH).into_par_iter().filter(wanted).for_each(|mut tile| {
         if depth == 0 && !accumulate {
             tile.view.fill(0.0);

@@ -17,9 +17,8 @@ use super::{avx2, vnni};
 /// Tokens that share one unpacking of the codes.
 const TOKENS: usize = 4;
 
-/// Strips that are read side by side for one token: a core fetches several streams of memory
-/// faster than one, since its prefetchers follow each of them by itself.
-pub(crate) const STREAMS: usize = 4;
+/// Strips of one task for one token.
+pub(crate) const STRIPS: usize = 4;
 
 /// `y = W · x` for some neighbouring strips and one token: as many as `y` has.
 pub(crate) fn one_token(
@@ -30,16 +29,33 @@ pub(crate) fn one_token(
     token: usize,
     y: &mut [Strip<f32>],
 ) {
-    let (together, rest) = y.as_chunks_mut::<STREAMS>();
     let mut strip = strip;
+    let (together, rest) = if isa.reads_streams() { y.as_chunks_mut() } else { (&mut [][..], y) };
     for y in together {
-        some::<STREAMS, 1>(isa, tiles, strip, x, token, y.each_mut().map(std::array::from_mut));
-        strip += STREAMS;
+        some::<STRIPS, 1>(isa, tiles, strip, x, token, y.each_mut().map(std::array::from_mut));
+        strip += STRIPS;
     }
     for y in rest {
-        some::<1, 1>(isa, tiles, strip, x, token, [std::array::from_mut(y)]);
+        one(isa, tiles, strip, x, token, y);
         strip += 1;
     }
+}
+
+/// One strip, one token.
+fn one(isa: Isa, tiles: &Tiles, strip: usize, x: &Bytes, token: usize, y: &mut Strip<f32>) {
+    #[cfg(target_arch = "x86_64")]
+    if isa.has_vnni() {
+        // SAFETY: the level says that the CPU has the instructions.
+        return unsafe {
+            match tiles.bits {
+                Bits::B2 => vnni::one::<2>(tiles, strip, x, token, y),
+                Bits::B3 => vnni::one::<3>(tiles, strip, x, token, y),
+                Bits::B4 => vnni::one::<4>(tiles, strip, x, token, y),
+                Bits::B8 => vnni::one::<8>(tiles, strip, x, token, y),
+            }
+        };
+    }
+    some::<1, 1>(isa, tiles, strip, x, token, [std::array::from_mut(y)]);
 }
 
 /// `y = W · x` for one strip and the tokens from `first` on, as many as `y` has rows.
@@ -58,7 +74,7 @@ pub(crate) fn strip(
         token += TOKENS;
     }
     for y in rest {
-        some::<1, 1>(isa, tiles, strip, x, token, [std::array::from_mut(y)]);
+        one(isa, tiles, strip, x, token, y);
         token += 1;
     }
 }

@@ -9,6 +9,7 @@
 //! | `expand.rs`   | products with many tokens as f32                       |
 //! | `int8.rs`     | products with activations as bytes                     |
 //! | `amx.rs`      | the same with tiles, for many tokens                   |
+//! | `panel.rs`    | the same with vectors of bytes, for many tokens        |
 //! | `dense.rs`    | weights that are not packed                            |
 //! | `eight.rs`    | dense weights as 8 bits                                |
 //! | `run.rs`      | several linears of one input, on all threads           |
@@ -27,6 +28,8 @@ mod expand;
 mod half;
 mod int8;
 mod lines;
+#[cfg(target_arch = "x86_64")]
+mod panel;
 mod quads;
 mod run;
 mod slots;

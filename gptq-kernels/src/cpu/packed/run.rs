@@ -1,13 +1,11 @@
 //! Several linears of one input. Their strips are one list of tasks, so that threads meet once; the
 //! input is gathered and rounded once for all layers that want it in the same order.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, mem::MaybeUninit};
 
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, s};
 use rayon::prelude::*;
 
-#[cfg(target_arch = "x86_64")]
-use super::amx;
 use super::{
     super::{
         gemm::{Tile, tiles},
@@ -21,6 +19,8 @@ use super::{
     slots::Slots,
     tiles::{STRIP, Strip},
 };
+#[cfg(target_arch = "x86_64")]
+use super::{amx, panel};
 
 /// Up to this many tokens, reading packed words once per token is cheaper than expanding them.
 const FEW: usize = 4;
@@ -53,20 +53,23 @@ pub(crate) fn linears(
             inputs.len() - 1
         }));
     }
-    let empty = |layer: &&CpuPacked| Array2::zeros((x.nrows(), layer.out_features));
-    let mut outputs: Vec<Array2<f32>> = layers.iter().map(empty).collect();
+    let empty = |layer: &&CpuPacked| Array2::uninit((x.nrows(), layer.out_features));
+    let mut outputs: Vec<Array2<MaybeUninit<f32>>> = layers.iter().map(empty).collect();
     let mut tasks = Vec::new();
     for ((layer, y), &input) in layers.iter().zip(&mut outputs).zip(&of_layer) {
         let tokens = (CACHE / layer.in_features / TOKENS * TOKENS).max(TOKENS);
         let width = match &inputs[input].1 {
-            Input::Bytes(_) if x.nrows() == 1 => int8::STREAMS * STRIP,
+            Input::Bytes(_) if x.nrows() == 1 => int8::STRIPS * STRIP,
             _ => STRIP,
         };
-        let of_layer = tiles(y.view_mut(), tokens, width);
+        // SAFETY: the same memory, seen as what will be there; tasks write it and do not read it.
+        let y = unsafe { y.raw_view_mut().cast::<f32>().deref_into_view_mut() };
+        let of_layer = tiles(y, tokens, width);
         tasks.extend(of_layer.into_iter().map(|tile| (*layer, &inputs[input].1, tile)));
     }
     tasks.into_par_iter().for_each(|(layer, input, tile)| task(isa, layer, input, tile));
-    outputs
+    // SAFETY: tiles cover an output, and a task writes the whole of its tile.
+    outputs.into_iter().map(|y| unsafe { y.assume_init() }).collect()
 }
 
 fn input<'x>(
@@ -97,6 +100,10 @@ fn gather(slots: &Slots, x: &Array2<f32>) -> Array2<f32> {
 fn task(isa: Isa, layer: &CpuPacked, input: &Input<'_>, tile: Tile<'_>) {
     let Tile { row, column, view: mut y } = tile;
     let (tokens, strip) = (y.nrows(), column / STRIP);
+    if layer.in_features == 0 {
+        y.fill(0.0);
+        return add_bias(layer, column, y);
+    }
     match (&layer.weights, input) {
         (Weights::Packed(tiles), Input::Bytes(x)) => {
             #[cfg(target_arch = "x86_64")]
@@ -105,8 +112,14 @@ fn task(isa: Isa, layer: &CpuPacked, input: &Input<'_>, tile: Tile<'_>) {
                 amx::strip(isa, tiles, strip, x, row, &mut sums);
                 return finish(layer, column, &sums, y);
             }
+            #[cfg(target_arch = "x86_64")]
+            if isa.has_vnni() && tokens >= panel::WORTHWHILE {
+                let mut sums = vec![[0.0; STRIP]; tokens.next_multiple_of(TOKENS)];
+                panel::strip(isa, tiles, strip, x, row, &mut sums);
+                return finish(layer, column, &sums, y);
+            }
             if tokens == 1 {
-                let mut sums = [[0.0; STRIP]; int8::STREAMS];
+                let mut sums = [[0.0; STRIP]; int8::STRIPS];
                 let sums = &mut sums[..y.ncols().div_ceil(STRIP)];
                 int8::one_token(isa, tiles, strip, x, row, sums);
                 return finish(layer, column, sums, y);
