@@ -146,8 +146,9 @@ impl Scales {
     pub(crate) fn of(group: &Group<'_>) -> Self {
         let scales = group.scales.as_chunks::<16>().0;
         let zeros = group.zeros.as_chunks::<16>().0;
-        // SAFETY: 16 numbers of two bytes and of one, at any alignment.
+        // SAFETY: 16 numbers of two bytes, at any alignment.
         let scale = |t: usize| unsafe { _mm256_loadu_si256(scales[t].as_ptr().cast()) };
+        // SAFETY: 16 bytes, at any alignment.
         let zero = |t: usize| unsafe { _mm_loadu_si128(zeros[t].as_ptr().cast()) };
         Self {
             scales: std::array::from_fn(|t| _mm512_cvtph_ps(scale(t))),
