@@ -83,10 +83,7 @@ impl DeviceArgs {
         work: &impl Work,
     ) -> Result<(), Failure> {
         match self.device {
-            Device::Cpu => {
-                gptq_kernels::keep_memory();
-                work.run(checkpoint, cpu(self.precision.unwrap_or(unless_told))?)
-            }
+            Device::Cpu => work.run(checkpoint, cpu(self.precision.unwrap_or(unless_told))?),
             Device::Cuda(number) => cuda(number, self.precision, checkpoint, work),
         }
     }

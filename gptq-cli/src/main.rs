@@ -41,6 +41,7 @@ use failure::Failure;
 
 fn main() -> ExitCode {
     gptq_kernels::share_heap();
+    gptq_kernels::keep_memory();
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,6 +6,8 @@ use gptq_kernels::{CpuBackend, Isa, Precision};
 use ndarray::Array2;
 
 fn main() {
+    // As `gptq` does.
+    gptq_kernels::keep_memory();
     divan::main();
 }
 

@@ -13,6 +13,8 @@ use gptq_pack::{PackedLinear, ZeroPointFormat};
 use ndarray::Array2;
 
 fn main() {
+    // As `gptq` does.
+    gptq_kernels::keep_memory();
     divan::main();
 }
 

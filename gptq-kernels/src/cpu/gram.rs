@@ -14,7 +14,7 @@ pub(crate) fn accumulate_gram(isa: Isa, in_bf16: bool, h: &mut Array2<f32>, x: &
     if in_bf16 {
         let [left, right] = Packed::both(isa, x.t());
         // Small blocks waste less along the diagonal, large ones read less.
-        let block = if x.ncols() < 4096 { 128 } else { bf16::BLOCK };
+        let block = if x.ncols() < 4096 { 128 } else { bf16::block(isa) };
         bf16::multiply(&left, &right, block, h.view_mut(), true, upper);
         return;
     }

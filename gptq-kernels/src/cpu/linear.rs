@@ -47,7 +47,9 @@ pub(crate) fn linear(
 pub(super) fn of_tiles(x: &Packed, w: &Packed, bias: Option<&[f32]>) -> Array2<f32> {
     // SAFETY: a product that keeps all blocks and adds to none writes everything and reads nothing.
     let mut y = unsafe {
-        written((x.rows(), w.rows()), |y| bf16::multiply(x, w, bf16::BLOCK, y, false, |_| true))
+        written((x.rows(), w.rows()), |y| {
+            bf16::multiply(x, w, bf16::block(x.isa()), y, false, |_| true)
+        })
     };
     add_bias(&mut y, bias);
     y

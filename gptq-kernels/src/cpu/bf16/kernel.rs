@@ -38,6 +38,28 @@ pub(crate) fn best(isa: Isa) -> Option<MicroKernel> {
 pub(super) struct Session(MicroKernel);
 
 impl MicroKernel {
+    /// Rows and columns of the result per task, whose operands share the second cache. Vectors take
+    /// longer for it than tiles and lose less by smaller tasks.
+    pub(super) fn block(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            MicroKernel::Amx => 256,
+            #[cfg(target_arch = "x86_64")]
+            MicroKernel::Avx512Bf16 => 128,
+        }
+    }
+
+    /// Tiles along k between two visits of the result: the `right` of a micro-kernel stays in the
+    /// nearest cache, or next to it where visits cost more than reading.
+    pub(super) fn steps(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            MicroKernel::Amx => 16,
+            #[cfg(target_arch = "x86_64")]
+            MicroKernel::Avx512Bf16 => 32,
+        }
+    }
+
     /// Sets this thread up, works, and cleans up.
     pub(super) fn session(self, work: impl FnOnce(&Session)) {
         match self {

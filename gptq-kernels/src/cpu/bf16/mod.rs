@@ -27,15 +27,13 @@ pub(crate) use attention::attention;
 use kernel::MicroKernel;
 pub(crate) use pack::{Packed, Side};
 
-/// Rows and columns of the result per task: its share of `left` stays in the second cache.
-pub(crate) const BLOCK: usize = 256;
-
 /// Rows and columns that a micro-kernel computes at once: two strips each.
 const MICRO: usize = 2 * pack::ROWS;
 
-/// Tiles along k between two visits of the result: the `right` of a micro-kernel stays in the
-/// nearest cache.
-const STEPS: usize = 16;
+/// Rows and columns of the result per task: its share of `left` stays in the second cache.
+pub(crate) fn block(isa: Isa) -> usize {
+    kernel::best(isa).map_or(MICRO, MicroKernel::block)
+}
 
 /// Whether this CPU multiplies bf16 faster than f32.
 pub(crate) fn available(isa: Isa) -> bool {
@@ -55,7 +53,7 @@ pub(crate) fn product(
 ) {
     let left = Packed::new(isa, a, Side::Left);
     let right = Packed::new(isa, b.t(), Side::Right);
-    multiply(&left, &right, BLOCK, c, accumulate, |_| true);
+    multiply(&left, &right, block(isa), c, accumulate, |_| true);
 }
 
 /// The product of packed operands, of those blocks of `side` rows and columns, a multiple of 32,
@@ -91,9 +89,10 @@ fn multiply_block(
         block.view.fill(0.0);
     }
     let (top, start) = (block.row / pack::ROWS, block.column / pack::ROWS);
+    let together = kernel.steps();
     kernel.session(|kernel| {
-        for step in (0..left.steps()).step_by(STEPS) {
-            let steps = step..left.steps().min(step + STEPS);
+        for step in (0..left.steps()).step_by(together) {
+            let steps = step..left.steps().min(step + together);
             let add = accumulate || step > 0;
             for column in (0..columns).step_by(MICRO) {
                 let met = from + steps.start..from + steps.end;

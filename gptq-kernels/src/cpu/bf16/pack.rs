@@ -115,7 +115,7 @@ impl Packed {
         size_of_val::<[BfTile]>(&self.tiles)
     }
 
-    pub(super) fn isa(&self) -> Isa {
+    pub(crate) fn isa(&self) -> Isa {
         self.isa
     }
 
