@@ -34,8 +34,8 @@ pub fn return_memory() {
     }
 }
 
-/// Keeps what is freed for what is wanted next, and says whether that was possible; memory that was
-/// once in use stays with the process until [`return_memory`].
+/// Keeps what is freed, in pieces of up to 32 MiB and 256 MiB in all at the end of the heap, for what
+/// is wanted next, and says whether that was possible; [`return_memory`] gives it back.
 ///
 /// For programs that make the same matrices again and again, as a forward pass does: glibc maps large
 /// ones anew each time, the system zeroes their pages, and all processors hear of it when they go.
@@ -50,8 +50,8 @@ pub fn keep_memory() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: `mallopt` takes two numbers and locks what it changes.
     return unsafe {
-        libc::mallopt(libc::M_MMAP_MAX, 0) == 1
-            && libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX) == 1
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20) == 1
+            && libc::mallopt(libc::M_TRIM_THRESHOLD, 256 << 20) == 1
     };
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
     return false;
