@@ -7,8 +7,6 @@
 
 use core::arch::{asm, x86_64::*};
 
-use gptq_core::Bits;
-
 use super::{
     super::{amx::Tiles as Registers, isa::Isa},
     bytes::{Bytes, TOKENS},
@@ -40,14 +38,7 @@ pub(crate) fn strip(
 ) {
     assert!(isa.has_amx() && y.len().is_multiple_of(TOKENS), "amx: whole tiles of a CPU with them");
     // SAFETY: the level says that the CPU has the instructions, and that this process may.
-    unsafe {
-        match tiles.bits {
-            Bits::B2 => run::<2>(tiles, strip, x, first, y),
-            Bits::B3 => run::<3>(tiles, strip, x, first, y),
-            Bits::B4 => run::<4>(tiles, strip, x, first, y),
-            Bits::B8 => run::<8>(tiles, strip, x, first, y),
-        }
-    }
+    unsafe { by_bits!(tiles.bits, BITS => run::<BITS>(tiles, strip, x, first, y)) }
 }
 
 /// One block of the strip, unpacked.

@@ -4,8 +4,6 @@
 //! For each group, `Σ code · x` runs over raw codes; the zero point enters once per group as
 //! `− zero · Σ x`, the scale as one factor.
 
-use gptq_core::Bits;
-
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
 use super::{
@@ -18,12 +16,7 @@ use super::{
 
 /// `y = W · x` for one strip; `x` is in slot order.
 pub(crate) fn strip(isa: Isa, tiles: &Tiles, strip: usize, x: &[f32], y: &mut Strip<f32>) {
-    let sum = match tiles.bits {
-        Bits::B2 => sum::<2>,
-        Bits::B3 => sum::<3>,
-        Bits::B4 => sum::<4>,
-        Bits::B8 => sum::<8>,
-    };
+    let sum = by_bits!(tiles.bits, BITS => sum::<BITS>);
     y.fill(0.0);
     for (g, lanes) in tiles.slots.groups().iter().enumerate() {
         let group = tiles.group(strip, g);

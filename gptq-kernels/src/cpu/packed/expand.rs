@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 
-use gptq_core::Bits;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
@@ -61,12 +60,7 @@ pub(crate) fn dequantize(isa: Isa, tiles: &Tiles, out_features: usize) -> Array2
 
 /// Writes the weights of some lanes of a strip as slots × outputs.
 fn expand(isa: Isa, tiles: &Tiles, strip: usize, lanes: Range<usize>, panel: &mut [Strip<f32>]) {
-    match tiles.bits {
-        Bits::B2 => isa.run(Expand::<2> { tiles, strip, lanes, panel }),
-        Bits::B3 => isa.run(Expand::<3> { tiles, strip, lanes, panel }),
-        Bits::B4 => isa.run(Expand::<4> { tiles, strip, lanes, panel }),
-        Bits::B8 => isa.run(Expand::<8> { tiles, strip, lanes, panel }),
-    }
+    by_bits!(tiles.bits, BITS => isa.run(Expand::<BITS> { tiles, strip, lanes, panel }))
 }
 
 struct Expand<'a, const BITS: usize> {

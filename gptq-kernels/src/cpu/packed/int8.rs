@@ -1,8 +1,6 @@
 //! Packed weights times activations that are bytes: products and sums are exact integers within a
 //! block, the same on every instruction set; scales come in as f32 at its end.
 
-use gptq_core::Bits;
-
 use super::{
     super::isa::{Isa, mul_add},
     bytes::Bytes,
@@ -47,12 +45,7 @@ fn one(isa: Isa, tiles: &Tiles, strip: usize, x: &Bytes, token: usize, y: &mut S
     if isa.has_vnni() {
         // SAFETY: the level says that the CPU has the instructions.
         return unsafe {
-            match tiles.bits {
-                Bits::B2 => vnni::one::<2>(tiles, strip, x, token, y),
-                Bits::B3 => vnni::one::<3>(tiles, strip, x, token, y),
-                Bits::B4 => vnni::one::<4>(tiles, strip, x, token, y),
-                Bits::B8 => vnni::one::<8>(tiles, strip, x, token, y),
-            }
+            by_bits!(tiles.bits, BITS => vnni::one::<BITS>(tiles, strip, x, token, y))
         };
     }
     some::<1, 1>(isa, tiles, strip, x, token, [std::array::from_mut(y)]);
@@ -88,12 +81,7 @@ fn some<const S: usize, const T: usize>(
     token: usize,
     y: [&mut [Strip<f32>; T]; S],
 ) {
-    let run = match tiles.bits {
-        Bits::B2 => best::<2, S, T>(isa),
-        Bits::B3 => best::<3, S, T>(isa),
-        Bits::B4 => best::<4, S, T>(isa),
-        Bits::B8 => best::<8, S, T>(isa),
-    };
+    let run = by_bits!(tiles.bits, BITS => best::<BITS, S, T>(isa));
     run(Product { tiles, strip, x, token, y });
 }
 

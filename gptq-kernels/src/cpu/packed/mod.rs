@@ -14,6 +14,30 @@
 //! | `eight.rs`    | dense weights as 8 bits                                |
 //! | `run.rs`      | several linears of one input, on all threads           |
 
+/// What follows, compiled for every width, of which `bits` chooses one at run time.
+macro_rules! by_bits {
+    ($bits:expr, $BITS:ident => $work:expr) => {
+        match $bits {
+            gptq_core::Bits::B2 => {
+                const $BITS: usize = 2;
+                $work
+            }
+            gptq_core::Bits::B3 => {
+                const $BITS: usize = 3;
+                $work
+            }
+            gptq_core::Bits::B4 => {
+                const $BITS: usize = 4;
+                $work
+            }
+            gptq_core::Bits::B8 => {
+                const $BITS: usize = 8;
+                $work
+            }
+        }
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]

@@ -6,8 +6,6 @@ use core::{
     sync::atomic::{Ordering, compiler_fence},
 };
 
-use gptq_core::Bits;
-
 use super::{
     super::isa::Isa,
     bytes::Bytes,
@@ -38,14 +36,7 @@ pub(crate) fn strip(
 ) {
     assert!(isa.has_vnni() && y.len().is_multiple_of(TOKENS), "panel: a CPU with VNNI, by fours");
     // SAFETY: the level says that the CPU has the instructions.
-    unsafe {
-        match tiles.bits {
-            Bits::B2 => run::<2>(tiles, strip, x, first, y),
-            Bits::B3 => run::<3>(tiles, strip, x, first, y),
-            Bits::B4 => run::<4>(tiles, strip, x, first, y),
-            Bits::B8 => run::<8>(tiles, strip, x, first, y),
-        }
-    }
+    unsafe { by_bits!(tiles.bits, BITS => run::<BITS>(tiles, strip, x, first, y)) }
 }
 
 /// # Safety

@@ -17,7 +17,7 @@ use super::{
     dense, exact, expand, int8,
     quads::LANE,
     slots::Slots,
-    tiles::{STRIP, Strip},
+    tiles::{STRIP, Strip, Tiles},
 };
 #[cfg(target_arch = "x86_64")]
 use super::{amx, panel};
@@ -106,16 +106,9 @@ fn task(isa: Isa, layer: &CpuPacked, input: &Input<'_>, tile: Tile<'_>) {
     }
     match (&layer.weights, input) {
         (Weights::Packed(tiles), Input::Bytes(x)) => {
-            #[cfg(target_arch = "x86_64")]
-            if isa.has_amx() && tokens >= amx::WORTHWHILE {
+            if let Some(strip_of_many) = for_many(isa, tokens) {
                 let mut sums = vec![[0.0; STRIP]; tokens.next_multiple_of(TOKENS)];
-                amx::strip(isa, tiles, strip, x, row, &mut sums);
-                return finish(layer, column, &sums, y);
-            }
-            #[cfg(target_arch = "x86_64")]
-            if isa.has_vnni() && tokens >= panel::WORTHWHILE {
-                let mut sums = vec![[0.0; STRIP]; tokens.next_multiple_of(TOKENS)];
-                panel::strip(isa, tiles, strip, x, row, &mut sums);
+                strip_of_many(isa, tiles, strip, x, row, &mut sums);
                 return finish(layer, column, &sums, y);
             }
             if tokens == 1 {
@@ -146,6 +139,24 @@ fn task(isa: Isa, layer: &CpuPacked, input: &Input<'_>, tile: Tile<'_>) {
         }
         _ => unreachable!("dense layers read numbers, and those for many tokens go another way"),
     }
+}
+
+/// `y = W · x` for one strip and some neighbouring tokens, padded.
+type StripOfMany = fn(Isa, &Tiles, usize, &Bytes, usize, &mut [Strip<f32>]);
+
+/// What unpacks once for so many tokens, where this CPU has it and they are worth it.
+fn for_many(isa: Isa, tokens: usize) -> Option<StripOfMany> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if isa.has_amx() && tokens >= amx::WORTHWHILE {
+            return Some(amx::strip);
+        }
+        if isa.has_vnni() && tokens >= panel::WORTHWHILE {
+            return Some(panel::strip);
+        }
+    }
+    let _ = (isa, tokens);
+    None
 }
 
 fn some(x: &Array2<f32>, first: usize, tokens: usize) -> ArrayView2<'_, f32> {

@@ -54,12 +54,7 @@ impl Tiles {
         let per_strip = Self::strip_lines(matrix.bits, &slots);
         let lines = Lines::zeroed(strips * per_strip);
         let mut tiles = Self { bits: matrix.bits, slots, lines };
-        match matrix.bits {
-            Bits::B2 => tiles.fill::<2>(matrix),
-            Bits::B3 => tiles.fill::<3>(matrix),
-            Bits::B4 => tiles.fill::<4>(matrix),
-            Bits::B8 => tiles.fill::<8>(matrix),
-        }
+        by_bits!(matrix.bits, BITS => tiles.fill::<BITS>(matrix));
         tiles
     }
 

@@ -13,8 +13,11 @@ use super::{
     tiles::{Group, Strip, Tiles, WORD},
 };
 
-/// How far ahead memory is asked for, in lines: of one strip, and of each of several.
-const AHEAD: [usize; 2] = [128, 16];
+/// How far ahead memory is asked for, in lines: of one strip.
+const AHEAD: usize = 128;
+
+/// The same, of each of several strips.
+const AHEAD_OF_EACH: usize = 16;
 
 /// # Safety
 /// The CPU must have AVX-512 with VNNI.
@@ -45,7 +48,7 @@ pub(crate) unsafe fn one<const BITS: usize>(
         let mut sums = [_mm512_setzero_si512(); WORD];
         for (words, x) in lines.chunks_exact(BITS * WORD).zip(bytes) {
             for word in words {
-                let ahead = (&raw const *word).wrapping_add(AHEAD[0]);
+                let ahead = (&raw const *word).wrapping_add(AHEAD);
                 _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
             }
             for v in 0..QUADS {
@@ -79,7 +82,7 @@ fn dot<const BITS: usize, const S: usize, const T: usize>(
             let words = &lines[lane * BITS * WORD..][..BITS * WORD];
             if T == 1 {
                 for word in words {
-                    let ahead = (&raw const *word).wrapping_add(AHEAD[usize::from(S > 1)]);
+                    let ahead = (&raw const *word).wrapping_add(AHEAD_OF_EACH);
                     _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
                 }
             }
