@@ -263,3 +263,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_layer_without_inputs_gives_its_bias() {
+    let bias = [1.0, -2.0, 3.0];
+    for precision in [Precision::F32, Precision::Int8] {
+        let cpu = CpuBackend::new().with_precision(precision);
+        let layer = cpu.prepare_dense(Array2::zeros((3, 0)).view(), Some(&bias)).unwrap();
+        for tokens in [1, 5, 40] {
+            let y = cpu.packed_linear(&Array2::zeros((tokens, 0)), &layer).unwrap();
+            assert!(y.rows().into_iter().all(|row| row.iter().eq(&bias)), "{precision:?}: {y}");
+        }
+    }
+}

@@ -57,7 +57,7 @@ pub(crate) fn linears(
     let mut outputs: Vec<Array2<MaybeUninit<f32>>> = layers.iter().map(empty).collect();
     let mut tasks = Vec::new();
     for ((layer, y), &input) in layers.iter().zip(&mut outputs).zip(&of_layer) {
-        let tokens = (CACHE / layer.in_features / TOKENS * TOKENS).max(TOKENS);
+        let tokens = (CACHE / layer.in_features.max(1) / TOKENS * TOKENS).max(TOKENS);
         let width = match &inputs[input].1 {
             Input::Bytes(_) if x.nrows() == 1 => int8::STRIPS * STRIP,
             _ => STRIP,
