@@ -95,6 +95,35 @@ proptest! {
         }
     }
 
+    /// More keys than runs of the shortest length, which are cut otherwise then.
+    #[test]
+    fn attention_of_one_query_to_many_keys(
+        keys in 2040..2500usize,
+        (kv_heads, queries_per_head) in (1..3usize, 1..6usize),
+        sunk in any::<bool>(),
+        seed in any::<u16>(),
+    ) {
+        let (heads, seed) = (kv_heads * queries_per_head, u32::from(seed));
+        let (head_dim, value_dim, scale) = (16, 24, 0.25);
+        let (softcap, window) = (None, Window::Full);
+        let shape =
+            AttentionShape { heads, kv_heads, head_dim, value_dim, scale, softcap, window, keys, texts: 1 };
+        let q = values(1, heads * head_dim, seed) * 4.0;
+        let k = values(keys, kv_heads * head_dim, seed + 1) * 2.0;
+        let v = values(keys, kv_heads * value_dim, seed + 2);
+        let sinks = values(1, heads, seed + 3) * 5.0;
+        let terms = ScoreTerms { key_bias: None, sinks: sunk.then_some(&sinks) };
+        let want = Reference.attention(&q, &k, &v, &shape, terms).unwrap();
+        for cpu in each() {
+            let got = cpu.attention(&q, &k, &v, &shape, terms).unwrap();
+            let outcome = close(&got, &want, 256);
+            prop_assert!(outcome.is_ok(), "{}: {outcome:?}", cpu.isa().name());
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+            let of_three = pool.install(|| cpu.attention(&q, &k, &v, &shape, terms).unwrap());
+            prop_assert_eq!(of_three, got, "threads change {}", cpu.isa().name());
+        }
+    }
+
     #[test]
     fn norm(
         (rows, columns) in (1..20usize, 1..600usize),

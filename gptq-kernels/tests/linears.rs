@@ -183,8 +183,13 @@ proptest! {
             let width = if kind == 2 { 4 } else { 2 };
             prop_assert_eq!(prepared.bytes(), (width * outs * ins) as u64);
             let got = cpu.packed_linear(&x, &prepared).unwrap();
-            let outcome = close(&got, &want, ins);
-            prop_assert!(outcome.is_ok(), "{}: {outcome:?}", isa.name());
+            // Terms may cancel, so what is summed decides how far sums may differ, not the sum.
+            let sizes = x.mapv(f32::abs).dot(&weights.mapv(f32::abs).t());
+            for (((at, got), want), size) in got.indexed_iter().zip(&want).zip(&sizes) {
+                let allowed = 4e-7 * (ins as f32).sqrt().max(4.0) * (size + want.abs());
+                let far = (got - want).abs();
+                prop_assert!(far <= allowed, "{}: {got} at {at:?}, not {want}", isa.name());
+            }
 
             // Eight bits: half a step of each weight's group of 64, and half a step of the inputs'.
             let cpu = cpu.with_precision(Precision::Int8);

@@ -99,8 +99,9 @@ pub(crate) fn attention(
     if q.nrows() == 1 {
         let key_bias = terms.key_bias.map(|bias| (row_major(bias), bias.ncols()));
         let sinks = terms.sinks.map(row_major);
-        let one = OneQuery { isa, q: row_major(q), k: row_major(k), v: row_major(v), shape };
-        one.attend(key_bias, sinks, out.as_slice_mut().expect("a fresh array"));
+        let (q, k, v) = (row_major(q), row_major(k), row_major(v));
+        let one = OneQuery { isa, q, k, v, shape, key_bias, sinks };
+        one.attend(out.as_slice_mut().expect("a fresh array"));
         return out;
     }
     of_heads(out.view_mut(), length, QUERIES, value_dim).into_par_iter().for_each(
@@ -166,6 +167,30 @@ impl Kernel for Softmax<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
+        let Self { row, softcap, key_bias, sink } = self;
+        let (top, sum) =
+            Exponentials { row: &mut *row, softcap, key_bias, least: sink }.run::<FMA>();
+        let share = 1.0 / (sum + exp::<FMA>(sink - top));
+        for x in row {
+            *x *= share;
+        }
+    }
+}
+
+/// Makes scores `exp(score − top)`, of which the largest is 1. Returns top, `least` or more, and
+/// their sum.
+pub(crate) struct Exponentials<'a> {
+    pub(crate) row: &'a mut [f32],
+    pub(crate) softcap: Option<f32>,
+    pub(crate) key_bias: Option<&'a [f32]>,
+    pub(crate) least: f32,
+}
+
+impl Kernel for Exponentials<'_> {
+    type Output = (f32, f32);
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> (f32, f32) {
         // Two vectors, so that one waits less for the other.
         const LANES: usize = 32;
         if let Some(cap) = self.softcap {
@@ -185,7 +210,7 @@ impl Kernel for Softmax<'_> {
                 tops[i] = if chunk[i] > tops[i] { chunk[i] } else { tops[i] };
             }
         }
-        let top = tops.iter().chain(&*rest).fold(self.sink, |a, &b| a.max(b));
+        let top = tops.iter().chain(&*rest).fold(self.least, |a, &b| a.max(b));
         let mut sums = [0f32; LANES];
         for chunk in chunks {
             for i in 0..LANES {
@@ -197,9 +222,6 @@ impl Kernel for Softmax<'_> {
             *x = exp::<FMA>(*x - top);
             sums[0] += *x;
         }
-        let share = 1.0 / (total(&sums) + exp::<FMA>(self.sink - top));
-        for x in self.row {
-            *x *= share;
-        }
+        (top, total(&sums))
     }
 }

@@ -19,6 +19,7 @@ mod pointwise;
 mod precision;
 mod rope;
 mod rows;
+mod share;
 
 use gptq_core::{
     AttentionShape, Backend, Error, Gate, Linalg, Loop, Moments, Norm, Pointwise, RopeShape,

@@ -1,15 +1,22 @@
 //! Attention of one query to the keys before it: what a token costs while text is generated.
+//!
+//! Keys and values are cut into runs of neighbours, not into heads: then each is one piece of
+//! memory, read once, in order, whoever's turn it is. A run gives for every head a sum of values
+//! with weights `exp(score − top)`, the sum of these weights, and its top; with tops made equal,
+//! sums of runs add up to the softmax of all.
+
+use std::ops::Range;
 
 use gptq_core::AttentionShape;
-use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
 use super::one_query_avx512;
 use super::{
-    attention::Softmax,
+    attention::Exponentials,
+    exp::exp,
     isa::{Isa, Kernel, mul_add},
     linear::dot,
-    rows::SMALL,
+    share::share,
 };
 
 /// One query, and keys and values of tokens before and with it, all row-major.
@@ -19,77 +26,114 @@ pub(crate) struct OneQuery<'a> {
     pub(crate) k: &'a [f32],
     pub(crate) v: &'a [f32],
     pub(crate) shape: &'a AttentionShape,
+    /// heads × keys, and the distance of its rows.
+    pub(crate) key_bias: Option<(&'a [f32], usize)>,
+    pub(crate) sinks: Option<&'a [f32]>,
+}
+
+/// Keys of a run: enough to be worth a task.
+const KEYS: usize = 64;
+
+/// Runs at most: sums of each are kept, and read again when all are done.
+const RUNS: usize = 32;
+
+/// A run's sums: of values, heads × value_dim, and of each head top and sum of weights.
+#[derive(Clone)]
+struct Sums {
+    values: Vec<f32>,
+    weights: Vec<(f32, f32)>,
 }
 
 impl OneQuery<'_> {
-    /// Fills `out`, heads × value_dim. Heads that share keys read them together, as far as that
-    /// leaves work for every thread.
-    pub(crate) fn attend(
-        &self,
-        key_bias: Option<(&[f32], usize)>,
-        sinks: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
-        let &AttentionShape { heads, kv_heads, head_dim, value_dim, keys, .. } = self.shape;
-        let small = keys * heads * (head_dim + value_dim) <= 4 * SMALL;
-        let threads = if small { 1 } else { rayon::current_num_threads() };
-        let fits = |n: &usize| heads.is_multiple_of(n * kv_heads) && heads / n >= threads;
-        let together = (1..=heads / kv_heads).rev().find(fits).unwrap_or(1);
-        let group = |(i, out): (usize, &mut [f32])| {
-            self.heads(i * together, key_bias, sinks, out);
+    /// Fills `out`, heads × value_dim.
+    pub(crate) fn attend(&self, out: &mut [f32]) {
+        let &AttentionShape { heads, value_dim, window, keys, .. } = self.shape;
+        let seen = window.first_key(keys - 1)..keys;
+        // How keys are cut depends on their number alone, so that results do, too.
+        let length = KEYS.max(seen.len().div_ceil(RUNS));
+        let none = Sums { values: vec![0.0; heads * value_dim], weights: vec![(0.0, 0.0); heads] };
+        let mut runs = vec![none; seen.len().div_ceil(length)];
+        let run = |(i, sums)| {
+            let first = seen.start + i * length;
+            (first..seen.end.min(first + length), sums)
         };
-        if small {
-            out.chunks_mut(together * value_dim).enumerate().for_each(group);
-        } else {
-            out.par_chunks_mut(together * value_dim).enumerate().for_each(group);
+        let tasks: Vec<(Range<usize>, &mut Sums)> = runs.iter_mut().enumerate().map(run).collect();
+        share(tasks, |(keys, sums)| self.run(keys, sums));
+        for (head, out) in out.chunks_exact_mut(value_dim).enumerate() {
+            let sink = self.sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[head]);
+            self.isa.run(Join { runs: &runs, head, sink, out });
         }
     }
 
-    /// Heads from `first` on, of which all have the same keys and values.
-    fn heads(
-        &self,
-        first: usize,
-        key_bias: Option<(&[f32], usize)>,
-        sinks: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
-        let &AttentionShape { heads, kv_heads, head_dim, value_dim, scale, .. } = self.shape;
-        let &AttentionShape { softcap, window, keys, .. } = self.shape;
-        let kv = first * kv_heads / heads;
-        let heads = first..first + out.len() / value_dim;
-        let from = window.first_key(keys - 1);
-        let seen = keys - from;
-        let mut scores = vec![0.0; heads.len() * seen];
+    /// All heads, with some keys.
+    fn run(&self, keys: Range<usize>, sums: &mut Sums) {
+        let &AttentionShape { heads, kv_heads, head_dim, value_dim, scale, softcap, .. } =
+            self.shape;
+        let (isa, group) = (self.isa, heads / kv_heads);
+        let mut scores = vec![0.0; heads * keys.len()];
         let width = kv_heads * head_dim;
-        self.isa.run(Scores {
-            isa: self.isa,
-            q: &self.q[heads.start * head_dim..heads.end * head_dim],
-            keys: &self.k[from * width + kv * head_dim..],
-            width,
-            head_dim,
-            scale,
-            scores: &mut scores,
-        });
-        for (head, row) in heads.zip(scores.chunks_exact_mut(seen)) {
-            let key_bias = key_bias.map(|(all, width)| &all[head * width..][from..keys]);
-            let sink = sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[head]);
-            self.isa.run(Softmax { row, softcap, key_bias, sink });
+        let of_keys = Rows { all: &self.k[keys.start * width..keys.end * width], width, group };
+        isa.run(Scores { isa, q: self.q, keys: of_keys, head_dim, scale, scores: &mut scores });
+        for (head, row) in scores.chunks_exact_mut(keys.len()).enumerate() {
+            let bias =
+                |(all, width): (_, usize)| &<[f32]>::split_at(all, head * width).1[keys.clone()];
+            let key_bias = self.key_bias.map(bias);
+            let least = f32::NEG_INFINITY;
+            sums.weights[head] = isa.run(Exponentials { row, softcap, key_bias, least });
         }
         let width = kv_heads * value_dim;
-        let values = &self.v[from * width + kv * value_dim..];
-        self.isa.run(Sum { weights: &scores, values, width, value_dim, out });
+        let values = Rows { all: &self.v[keys.start * width..keys.end * width], width, group };
+        isa.run(Sum { isa, weights: &scores, values, value_dim, out: &mut sums.values });
     }
 }
 
-/// Keys or values that stay in a core's first cache while heads pass.
-const BLOCK: usize = 32;
+/// Keys or values: a row begins every `width` numbers, and `group` heads read the same part of it.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    all: &'a [f32],
+    width: usize,
+    group: usize,
+}
 
-/// `scores[h, i] = scale · q[h] · keys[i]`, heads × keys; a key begins every `width` numbers.
+/// Rows that stay in a core's first cache while heads pass.
+const BLOCK: usize = 8;
+
+impl<'a> Rows<'a> {
+    /// Some rows at a time: the index of the first, they, and those after them, which a kernel asks
+    /// memory for while it is busy with these.
+    fn blocks(self) -> impl Iterator<Item = (usize, &'a [f32], &'a [f32])> {
+        let each = BLOCK * self.width;
+        let count = self.all.len().div_ceil(each);
+        (0..count).map(move |i| {
+            let (rows, rest) = self.all[i * each..].split_at(each.min(self.all.len() - i * each));
+            (i * BLOCK, rows, &rest[..each.min(rest.len())])
+        })
+    }
+}
+
+/// What heads of one group see of some rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Part<'a> {
+    /// From their first channel on; the next row's is `width` numbers further.
+    pub(crate) rows: &'a [f32],
+    pub(crate) width: usize,
+    /// Numbers to ask memory for meanwhile.
+    pub(crate) next: &'a [f32],
+}
+
+impl<'a> Part<'a> {
+    /// Of group `i` of `n`, whose channels are `channels`.
+    fn of(rows: &'a [f32], next: &'a [f32], (i, n): (usize, usize), channels: usize) -> Self {
+        let next = &next[next.len() * i / n..next.len() * (i + 1) / n];
+        Self { rows: &rows[i * channels..], width: n * channels, next }
+    }
+}
+
+/// `scores[h, i] = scale · q[h] · keys[i]`, heads × keys.
 struct Scores<'a> {
     isa: Isa,
     q: &'a [f32],
-    keys: &'a [f32],
-    width: usize,
+    keys: Rows<'a>,
     head_dim: usize,
     scale: f32,
     scores: &'a mut [f32],
@@ -100,60 +144,36 @@ impl Kernel for Scores<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self { isa, q, keys, width, head_dim, scale, scores } = self;
-        let seen = scores.len() / (q.len() / head_dim);
-        let blocks = keys.chunks(BLOCK * width).take(seen.div_ceil(BLOCK));
-        for (block, (keys, next)) in blocks.clone().zip(following(blocks)).enumerate() {
-            fetch(next, width, head_dim);
-            for (q, scores) in q.chunks_exact(head_dim).zip(scores.chunks_exact_mut(seen)) {
-                let end = seen.min((block + 1) * BLOCK);
-                let scores = &mut scores[block * BLOCK..end];
-                let done = by_fours(isa, q, keys, width, scale, scores);
-                let rest = scores.iter_mut().zip(keys.chunks(width)).skip(done);
-                for (score, key) in rest {
-                    *score = scale * dot::<FMA, 32>(q, &key[..head_dim]);
+        let Self { isa, q, keys, head_dim, scale, scores } = self;
+        let Rows { all, width, group } = keys;
+        let count = all.len() / width;
+        for (first, rows, next) in keys.blocks() {
+            let heads = q.chunks(group * head_dim).zip(scores.chunks_mut(group * count));
+            for (kv, (q, scores)) in heads.enumerate() {
+                let keys = Part::of(rows, next, (kv, width / head_dim), head_dim);
+                let scores = &mut scores[first..];
+                #[cfg(target_arch = "x86_64")]
+                if isa.has_avx512() && head_dim.is_multiple_of(one_query_avx512::LANES) {
+                    // SAFETY: the level says that the CPU has the instructions.
+                    unsafe { one_query_avx512::scores(q, keys, head_dim, scale, scores, count) };
+                    continue;
+                }
+                let _ = isa;
+                for (q, scores) in q.chunks_exact(head_dim).zip(scores.chunks_mut(count)) {
+                    for (score, key) in scores.iter_mut().zip(keys.rows.chunks(width)) {
+                        *score = scale * dot::<FMA, 32>(q, &key[..head_dim]);
+                    }
                 }
             }
         }
     }
 }
 
-/// The block after each; nothing after the last.
-fn following<'a>(blocks: impl Iterator<Item = &'a [f32]>) -> impl Iterator<Item = &'a [f32]> {
-    blocks.skip(1).chain(std::iter::once(&[][..]))
-}
-
-/// Asks memory for `len` numbers of each row.
-fn fetch(rows: &[f32], width: usize, len: usize) {
-    #[cfg(target_arch = "x86_64")]
-    one_query_avx512::fetch(rows, width, len);
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (rows, width, len);
-}
-
-/// As many scores as are faster together; returns how many.
-fn by_fours(
-    isa: Isa,
-    q: &[f32],
-    keys: &[f32],
-    width: usize,
-    scale: f32,
-    scores: &mut [f32],
-) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    if isa.has_avx512() && q.len().is_multiple_of(one_query_avx512::LANES) {
-        // SAFETY: the level says that the CPU has the instructions.
-        return unsafe { one_query_avx512::scores(q, keys, width, scale, scores) };
-    }
-    let _ = (isa, q, keys, width, scale, scores);
-    0
-}
-
-/// `out[h] = Σ weights[h, i] · values[i]`, heads × value_dim; a value begins every `width` numbers.
+/// `out[h] += Σ weights[h, i] · values[i]`, heads × value_dim.
 struct Sum<'a> {
+    isa: Isa,
     weights: &'a [f32],
-    values: &'a [f32],
-    width: usize,
+    values: Rows<'a>,
     value_dim: usize,
     out: &'a mut [f32],
 }
@@ -163,34 +183,57 @@ impl Kernel for Sum<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        // As many sums as stay in registers.
-        const LANES: usize = 64;
-        let Self { weights, values, width, value_dim, out } = self;
-        let seen = weights.len() / (out.len() / value_dim);
-        out.fill(0.0);
-        let blocks = values.chunks(BLOCK * width).take(seen.div_ceil(BLOCK));
-        for (block, (values, next)) in blocks.clone().zip(following(blocks)).enumerate() {
-            fetch(next, width, value_dim);
-            for (weights, out) in weights.chunks_exact(seen).zip(out.chunks_exact_mut(value_dim)) {
-                let weights = &weights[block * BLOCK..];
-                let (whole, rest) = out.as_chunks_mut::<LANES>();
-                for (c, out) in whole.iter_mut().enumerate() {
-                    let mut sums = *out;
-                    for (&weight, value) in weights.iter().zip(values.chunks(width)) {
-                        let value: &[f32; LANES] =
-                            value[c * LANES..].first_chunk().expect("a part of a value");
-                        for i in 0..LANES {
-                            sums[i] = mul_add::<FMA>(weight, value[i], sums[i]);
+        let Self { isa, weights, values, value_dim, out } = self;
+        let Rows { all, width, group } = values;
+        let count = all.len() / width;
+        for (first, rows, next) in values.blocks() {
+            let heads = weights.chunks(group * count).zip(out.chunks_mut(group * value_dim));
+            for (kv, (weights, out)) in heads.enumerate() {
+                let values = Part::of(rows, next, (kv, width / value_dim), value_dim);
+                let weights = &weights[first..];
+                #[cfg(target_arch = "x86_64")]
+                if isa.has_avx512() && value_dim.is_multiple_of(one_query_avx512::LANES) {
+                    // SAFETY: the level says that the CPU has the instructions.
+                    unsafe { one_query_avx512::sum(weights, count, values, out, value_dim) };
+                    continue;
+                }
+                let _ = isa;
+                for (weights, out) in weights.chunks(count).zip(out.chunks_exact_mut(value_dim)) {
+                    for (&weight, value) in weights.iter().zip(values.rows.chunks(width)) {
+                        for (out, &value) in out.iter_mut().zip(&value[..value_dim]) {
+                            *out = mul_add::<FMA>(weight, value, *out);
                         }
                     }
-                    *out = sums;
                 }
-                for (&weight, value) in weights.iter().zip(values.chunks(width)) {
-                    for (out, &value) in rest.iter_mut().zip(&value[whole.len() * LANES..value_dim])
-                    {
-                        *out = mul_add::<FMA>(weight, value, *out);
-                    }
-                }
+            }
+        }
+    }
+}
+
+/// The sum of all runs' values for one head, with weights that add up to one, a sink's included.
+struct Join<'a> {
+    runs: &'a [Sums],
+    head: usize,
+    sink: f32,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Join<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self { runs, head, sink, out } = self;
+        let top = runs.iter().fold(sink, |top, run| top.max(run.weights[head].0));
+        let factor = |run: &Sums| exp::<FMA>(run.weights[head].0 - top);
+        let sum: f32 = runs.iter().map(|run| factor(run) * run.weights[head].1).sum();
+        let share = 1.0 / (sum + exp::<FMA>(sink - top));
+        out.fill(0.0);
+        for run in runs {
+            let factor = share * factor(run);
+            let values = &run.values[head * out.len()..][..out.len()];
+            for (out, &value) in out.iter_mut().zip(values) {
+                *out = mul_add::<FMA>(factor, value, *out);
             }
         }
     }

@@ -2,7 +2,7 @@
 //! block, the same on every instruction set; scales come in as f32 at its end.
 
 use super::{
-    super::isa::{Isa, mul_add},
+    super::isa::{Isa, Reading, mul_add},
     bytes::Bytes,
     half::{Element, F16},
     lines::Line,
@@ -15,8 +15,13 @@ use super::{avx2, vnni};
 /// Tokens that share one unpacking of the codes.
 const TOKENS: usize = 4;
 
-/// Strips of one task for one token.
+/// Strips that one token meets side by side, where memory is read faster so.
 pub(crate) const STRIPS: usize = 4;
+
+/// Strips of one task for one token.
+pub(crate) fn strips(isa: Isa) -> usize {
+    if isa.reading() == Reading::Streams { STRIPS } else { 1 }
+}
 
 /// `y = W · x` for some neighbouring strips and one token: as many as `y` has.
 pub(crate) fn one_token(
@@ -28,7 +33,8 @@ pub(crate) fn one_token(
     y: &mut [Strip<f32>],
 ) {
     let mut strip = strip;
-    let (together, rest) = if isa.reads_streams() { y.as_chunks_mut() } else { (&mut [][..], y) };
+    let streams = isa.reading() == Reading::Streams;
+    let (together, rest) = if streams { y.as_chunks_mut() } else { (&mut [][..], y) };
     for y in together {
         some::<STRIPS, 1>(isa, tiles, strip, x, token, y.each_mut().map(std::array::from_mut));
         strip += STRIPS;
@@ -43,10 +49,13 @@ pub(crate) fn one_token(
 fn one(isa: Isa, tiles: &Tiles, strip: usize, x: &Bytes, token: usize, y: &mut Strip<f32>) {
     #[cfg(target_arch = "x86_64")]
     if isa.has_vnni() {
+        let ahead = isa.reading() == Reading::Ahead;
+        let run = by_bits!(tiles.bits, BITS => match ahead {
+            true => vnni::one::<BITS, { vnni::AHEAD }>,
+            false => vnni::one::<BITS, 0>,
+        });
         // SAFETY: the level says that the CPU has the instructions.
-        return unsafe {
-            by_bits!(tiles.bits, BITS => vnni::one::<BITS>(tiles, strip, x, token, y))
-        };
+        return unsafe { run(tiles, strip, x, token, y) };
     }
     some::<1, 1>(isa, tiles, strip, x, token, [std::array::from_mut(y)]);
 }

@@ -3,14 +3,14 @@
 
 use std::{borrow::Cow, mem::MaybeUninit};
 
-use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, s};
-use rayon::prelude::*;
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::{
     super::{
         gemm::{Tile, tiles},
         isa::Isa,
         precision::Precision,
+        share::share,
     },
     CpuPacked, Weights,
     bytes::{Bytes, TOKENS},
@@ -59,17 +59,29 @@ pub(crate) fn linears(
     for ((layer, y), &input) in layers.iter().zip(&mut outputs).zip(&of_layer) {
         let tokens = (CACHE / layer.in_features.max(1) / TOKENS * TOKENS).max(TOKENS);
         let width = match &inputs[input].1 {
-            Input::Bytes(_) if x.nrows() == 1 => int8::STRIPS * STRIP,
+            Input::Bytes(_) if x.nrows() == 1 => int8::strips(isa) * STRIP,
             _ => STRIP,
         };
-        // SAFETY: the same memory, seen as what will be there; tasks write it and do not read it.
-        let y = unsafe { y.raw_view_mut().cast::<f32>().deref_into_view_mut() };
-        let of_layer = tiles(y, tokens, width);
-        tasks.extend(of_layer.into_iter().map(|tile| (*layer, &inputs[input].1, tile)));
+        let task = |tile| (*layer, &inputs[input].1, tile);
+        if x.nrows() > tokens {
+            tasks.extend(tiles(filled(y.view_mut()), tokens, width).into_iter().map(task));
+            continue;
+        }
+        // Cutting these the general way would take a fiftieth of the time of one token.
+        let strips = y.axis_chunks_iter_mut(Axis(1), width).enumerate();
+        let tile = |(i, strip)| Tile { row: 0, column: i * width, view: filled(strip) };
+        tasks.extend(strips.map(|strip| task(tile(strip))));
     }
-    tasks.into_par_iter().for_each(|(layer, input, tile)| task(isa, layer, input, tile));
+    share(tasks, |(layer, input, tile)| task(isa, layer, input, tile));
     // SAFETY: tiles cover an output, and a task writes the whole of its tile.
     outputs.into_iter().map(|y| unsafe { y.assume_init() }).collect()
+}
+
+/// What will be a matrix, when tasks have written it; they do not read it before.
+fn filled(mut y: ArrayViewMut2<'_, MaybeUninit<f32>>) -> ArrayViewMut2<'_, f32> {
+    // SAFETY: the same memory, for as long; numbers of any bits are valid, and no one looks at these
+    // before they are written.
+    unsafe { y.raw_view_mut().cast::<f32>().deref_into_view_mut() }
 }
 
 fn input<'x>(
@@ -126,7 +138,7 @@ fn task(isa: Isa, layer: &CpuPacked, input: &Input<'_>, tile: Tile<'_>) {
                 let x = x.row(row + t);
                 let mut sums = [[0.0; STRIP]];
                 exact::strip(isa, tiles, strip, x.to_slice().expect("row-major"), &mut sums[0]);
-                finish(layer, column, &sums, y.insert_axis(ndarray::Axis(0)));
+                finish(layer, column, &sums, y.insert_axis(Axis(0)));
             }
         }
         (Weights::Packed(tiles), Input::Floats(x)) => {

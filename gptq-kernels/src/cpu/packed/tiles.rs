@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! strip      STRIP neighbouring outputs; the last strip is padded with outputs nobody reads
-//! group      2 lines of f16 scales, 1 line of zero points as bytes, then lanes
+//! group      2 lines of f16 scales, 1 line of zero points as bytes unless all are one, then lanes
 //! lane       32 codes of each output of the strip: `bits` words (see quads.rs) of 4 lines
 //! ```
 
@@ -27,8 +27,8 @@ pub(crate) type Strip<T> = [T; STRIP];
 /// Lines of one word of a strip.
 pub(crate) const WORD: usize = STRIP / 16;
 
-/// Lines before the lanes of a group.
-const HEADER: usize = 3;
+/// Lines of a group's scales.
+const SCALES: usize = 2;
 
 /// Packed weights, laid out for this machine.
 #[derive(Clone, Debug)]
@@ -36,6 +36,9 @@ pub(crate) struct Tiles {
     pub(crate) bits: Bits,
     pub(crate) slots: Slots,
     lines: Lines,
+    /// The zero points of every strip of every group where they are all the same: symmetric grids
+    /// have nothing to read here.
+    zeros: Option<Strip<u8>>,
 }
 
 /// One group of one strip.
@@ -51,28 +54,36 @@ impl Tiles {
     pub(crate) fn new(matrix: &QuantizedMatrix) -> Self {
         let slots = Slots::new(&matrix.g_idx, matrix.groups());
         let strips = matrix.out_features().div_ceil(STRIP);
-        let per_strip = Self::strip_lines(matrix.bits, &slots);
-        let lines = Lines::zeroed(strips * per_strip);
-        let mut tiles = Self { bits: matrix.bits, slots, lines };
+        let first = matrix.zeros.first();
+        let same = first.filter(|zero| matrix.zeros.iter().all(|other| other == *zero));
+        let zeros = same.map(|&zero| [zero; STRIP]);
+        let mut tiles = Self { bits: matrix.bits, slots, lines: Lines::zeroed(0), zeros };
+        tiles.lines = Lines::zeroed(strips * tiles.strip_lines());
         by_bits!(matrix.bits, BITS => tiles.fill::<BITS>(matrix));
         tiles
     }
 
-    fn strip_lines(bits: Bits, slots: &Slots) -> usize {
-        slots.groups().len() * HEADER + slots.lanes() * bits.get() as usize * WORD
+    /// Lines before the lanes of a group.
+    fn header(&self) -> usize {
+        SCALES + usize::from(self.zeros.is_none())
+    }
+
+    fn strip_lines(&self) -> usize {
+        let lanes = self.slots.lanes() * self.bits.get() as usize * WORD;
+        self.slots.groups().len() * self.header() + lanes
     }
 
     fn fill<const BITS: usize>(&mut self, matrix: &QuantizedMatrix) {
-        let Self { slots, lines, bits } = self;
-        let per_strip = Self::strip_lines(*bits, slots);
+        let (per_strip, header) = (self.strip_lines(), self.header());
+        let Self { slots, lines, .. } = self;
         let strips = lines.par_chunks_mut(per_strip.max(1)).enumerate();
         strips.for_each(|(strip, lines)| {
             let outputs = strip * STRIP..matrix.out_features().min((strip + 1) * STRIP);
             for (k, r) in outputs.enumerate() {
                 let codes = slots.gather(matrix.codes.row(r));
                 for (g, range) in slots.groups().iter().enumerate() {
-                    let at = g * HEADER + range.start * BITS * WORD;
-                    let (header, lanes) = lines[at..].split_first_chunk_mut().expect("a header");
+                    let at = g * header + range.start * BITS * WORD;
+                    let (header, lanes) = lines[at..].split_at_mut(header);
                     set_header(header, k, matrix.scales[(r, g)], matrix.zeros[(r, g)]);
                     let codes = codes[range.start * LANE..].as_chunks::<LANE>().0;
                     let lanes = lanes.chunks_exact_mut(BITS * WORD);
@@ -90,14 +101,13 @@ impl Tiles {
     pub(crate) fn group(&self, strip: usize, g: usize) -> Group<'_> {
         let words = self.bits.get() as usize * WORD;
         let range = &self.slots.groups()[g];
-        let at = strip * Self::strip_lines(self.bits, &self.slots);
-        let at = at + g * HEADER + range.start * words;
+        let at = strip * self.strip_lines() + g * self.header() + range.start * words;
         let (scales, rest) = self.lines[at..].split_first_chunk().expect("a header");
-        Group {
-            scales: halves(scales),
-            zeros: bytes(&rest[0]),
-            lanes: &rest[1..][..range.len() * words],
-        }
+        let (zeros, lanes) = match &self.zeros {
+            Some(zeros) => (zeros, rest),
+            None => (bytes(&rest[0]), &rest[1..]),
+        };
+        Group { scales: halves(scales), zeros, lanes: &lanes[..range.len() * words] }
     }
 
     /// The lines of some lanes of a group.
@@ -114,8 +124,10 @@ impl Tiles {
     }
 }
 
-fn set_header(header: &mut [Line; HEADER], k: usize, scale: f32, zero: u8) {
-    let (scales, zeros) = header.split_first_chunk_mut().expect("two of three");
+fn set_header(header: &mut [Line], k: usize, scale: f32, zero: u8) {
+    let (scales, zeros) = header.split_first_chunk_mut().expect("scales at least");
     halves_mut(scales)[k] = f16::from_f32(scale).to_bits();
-    bytes_mut(&mut zeros[0])[k] = zero;
+    if let [zeros] = zeros {
+        bytes_mut(zeros)[k] = zero;
+    }
 }

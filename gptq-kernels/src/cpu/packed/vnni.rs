@@ -13,8 +13,8 @@ use super::{
     tiles::{Group, Strip, Tiles, WORD},
 };
 
-/// How far ahead memory is asked for, in lines: of one strip.
-const AHEAD: usize = 128;
+/// How far ahead memory is asked for, in lines, where that pays: of one strip.
+pub(crate) const AHEAD: usize = 128;
 
 /// The same, of each of several strips.
 const AHEAD_OF_EACH: usize = 16;
@@ -28,12 +28,13 @@ pub(crate) unsafe fn product<const BITS: usize, const S: usize, const T: usize>(
     product.run::<true>(|lines, x, sums| dot::<BITS, S, T>(lines, x, sums));
 }
 
-/// One strip times one token: as [`product`], with everything in registers.
+/// One strip times one token: as [`product`], with everything in registers. Memory is asked for
+/// `AHEAD` lines ahead, if at all.
 ///
 /// # Safety
 /// The CPU must have AVX-512 with VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
-pub(crate) unsafe fn one<const BITS: usize>(
+pub(crate) unsafe fn one<const BITS: usize, const AHEAD: usize>(
     tiles: &Tiles,
     strip: usize,
     x: &Bytes,
@@ -47,9 +48,11 @@ pub(crate) unsafe fn one<const BITS: usize>(
         let bytes = x.from(token, lanes.start).as_chunks::<LANE>().0;
         let mut sums = [_mm512_setzero_si512(); WORD];
         for (words, x) in lines.chunks_exact(BITS * WORD).zip(bytes) {
-            for word in words {
-                let ahead = (&raw const *word).wrapping_add(AHEAD);
-                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+            if AHEAD > 0 {
+                for word in words {
+                    let ahead = (&raw const *word).wrapping_add(AHEAD);
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                }
             }
             for v in 0..QUADS {
                 let codes: [__m512i; WORD] = std::array::from_fn(|t| quad::<BITS>(words, v, t));
