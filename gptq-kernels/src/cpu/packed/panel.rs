@@ -60,7 +60,13 @@ unsafe fn run<const BITS: usize>(
         let scales = Scales::of(&group);
         for (t, y) in y.as_chunks_mut::<TOKENS>().0.iter_mut().enumerate() {
             let tokens = t * TOKENS..(t + 1) * TOKENS;
-            let bytes = std::array::from_fn(|t| x.from(first + tokens.start + t, lanes.start));
+            // Loops, where closures would be calls: they do not become part of what has other
+            // instructions than the function that calls them.
+            let mut bytes = [&[][..]; TOKENS];
+            for (t, bytes) in bytes.iter_mut().enumerate() {
+                let from = x.from(first + tokens.start + t, lanes.start);
+                *bytes = &from.as_chunks().0[..panel.len()];
+            }
             let sums = multiply(panel, bytes);
             let (factors, totals) = (&factors[tokens.clone()], &totals[tokens]);
             for (t, (sums, y)) in sums.into_iter().zip(y).enumerate() {
@@ -87,13 +93,14 @@ fn unpack<const BITS: usize>(words: &[Line], panel: &mut [[Line; WORD]]) {
 /// Sums of code · byte over a block, by token.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-fn multiply(panel: &[[Line; WORD]], x: [&[i8]; TOKENS]) -> [[__m512i; WORD]; TOKENS] {
+fn multiply(panel: &[[Line; WORD]], x: [&[[i8; 4]]; TOKENS]) -> [[__m512i; WORD]; TOKENS] {
     let mut sums = [[_mm512_setzero_si512(); WORD]; TOKENS];
-    let x = x.map(|x| &x.as_chunks::<4>().0[..panel.len()]);
     for (v, lines) in panel.iter().enumerate() {
-        // SAFETY: lines are 64 bytes and aligned to that.
-        let line = |t: usize| unsafe { _mm512_load_si512((&raw const lines[t]).cast()) };
-        let codes: [__m512i; WORD] = std::array::from_fn(line);
+        let mut codes = [_mm512_setzero_si512(); WORD];
+        for (codes, line) in codes.iter_mut().zip(lines) {
+            // SAFETY: a line is 64 bytes and aligned to that.
+            *codes = unsafe { _mm512_load_si512((&raw const *line).cast()) };
+        }
         // Costs nothing, and keeps the compiler from reading lines in another order.
         compiler_fence(Ordering::SeqCst);
         for (sums, x) in sums.iter_mut().zip(x) {
