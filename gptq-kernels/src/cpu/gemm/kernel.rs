@@ -137,6 +137,13 @@ macro_rules! vector_kernel {
         #[target_feature(enable = $features)]
         unsafe fn $name(left: &[f32], right: &[f32], c: *mut f32, stride: isize, add: bool) {
             use std::arch::x86_64::*;
+            if add {
+                // What is added to is wanted at the end, and often further away than the strips.
+                for at in (0..$rows * $count).step_by(16 / $lanes) {
+                    let line = c.wrapping_offset(stride * (at / $count) as isize);
+                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(at % $count * $lanes).cast());
+                }
+            }
             let mut sums = [[$zero(); $count]; $rows];
             let (left, right) =
                 (left.as_chunks::<$rows>().0, right.as_chunks::<{ $count * $lanes }>().0);
