@@ -3,7 +3,7 @@
 
 use ndarray::{Array2, ArrayView2, CowArray, Ix2};
 
-use crate::{Error, Hessian, Portable, QuantConfig, Solved, solve::solve_stage};
+use crate::{Draw, Error, Hessian, Portable, QuantConfig, Solved, solve::solve_stage};
 
 /// Heads, scale and mask of one attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -311,6 +311,15 @@ pub trait Backend: Send + Sync {
             (0..).zip(row).fold((0, f32::NEG_INFINITY), better).0
         };
         Ok(self.look(x)?.rows().into_iter().map(first_of_largest).collect())
+    }
+
+    /// A place of every row, drawn by its softmax with a number of [0, 1) per row:
+    /// [`Draw::choose`]. Where a number is so close to the border of two places that it depends on
+    /// rounding on which side it is, backends may differ.
+    fn draw(&self, x: &Self::Tensor, how: Draw, uniform: &[f64]) -> Result<Vec<u32>, Error> {
+        let x = self.look(x)?;
+        assert_eq!(x.nrows(), uniform.len(), "draw: one number per row");
+        Ok(x.rows().into_iter().zip(uniform).map(|(row, &u)| how.choose(row, u)).collect())
     }
 
     /// Overwrites rows `at..` of `target`: new keys and values enter the cache.

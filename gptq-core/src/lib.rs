@@ -42,6 +42,7 @@ mod backend;
 mod cholesky;
 mod config;
 mod damping;
+mod draw;
 mod eora;
 mod error;
 mod factor;
@@ -74,6 +75,7 @@ pub use backend::{
 pub use cholesky::Lapack;
 pub use config::{ActOrder, Bits, GridSearch, GroupSize, QuantConfig, ScaleDtype};
 pub use damping::{DampOutcome, Damping};
+pub use draw::Draw;
 pub use eora::{LowRank, eora};
 pub use error::{Error, Unsolved};
 pub use factor::InverseFactor;

@@ -2,10 +2,11 @@
 
 use std::{ops::ControlFlow, time::Instant};
 
+use gptq_core::Draw;
 use gptq_pack::PackedBackend;
-use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use crate::{Error, KvCache, Model, evaluate::argmax};
+use crate::{Error, KvCache, Model};
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,10 +55,15 @@ pub fn generate<B: PackedBackend>(
     if prompt.is_empty() {
         return Err(Error::input("the prompt has no tokens; give some text to continue"));
     }
-    let mut chooser = Chooser::new(sampling)?;
-    let mut choose = |ids: &[u32], cache: &mut KvCache<B>| match sampling {
-        Sampling::Greedy => model.next_token(ids, cache),
-        Sampling::Random { .. } => Ok(chooser.choose(&model.next_logits(ids, cache)?)),
+    let mut chance = match sampling {
+        Sampling::Greedy => None,
+        Sampling::Random { temperature, top_k, top_p, seed } => {
+            Some((Draw { temperature, top_k, top_p }, StdRng::seed_from_u64(seed)))
+        }
+    };
+    let mut choose = |ids: &[u32], cache: &mut KvCache<B>| match &mut chance {
+        None => model.next_token(ids, cache),
+        Some((how, rng)) => model.draw_token(ids, cache, *how, rng.random()),
     };
     let mut cache = model.cache(prompt.len() + max_new_tokens)?;
     let started = Instant::now();
@@ -84,89 +90,4 @@ pub fn generate<B: PackedBackend>(
     }
     out.decode_seconds = started.elapsed().as_secs_f64();
     Ok(out)
-}
-
-struct Chooser {
-    sampling: Sampling,
-    rng: StdRng,
-}
-
-impl Chooser {
-    fn new(sampling: Sampling) -> Result<Self, Error> {
-        let seed = match sampling {
-            Sampling::Greedy => 0,
-            Sampling::Random { temperature, top_p, seed, .. } => {
-                if !(temperature > 0.0 && temperature.is_finite() && top_p > 0.0 && top_p <= 1.0) {
-                    return Err(Error::input(format!(
-                        "temperature is {temperature} and top_p {top_p}, but need temperature above \
-                         0 and top_p in (0, 1]"
-                    )));
-                }
-                seed
-            }
-        };
-        Ok(Self { sampling, rng: StdRng::seed_from_u64(seed) })
-    }
-
-    fn choose(&mut self, logits: &[f32]) -> u32 {
-        match self.sampling {
-            Sampling::Greedy => argmax(logits) as u32,
-            Sampling::Random { temperature, top_k, top_p, .. } => {
-                draw(logits, temperature, top_k, top_p, &mut self.rng)
-            }
-        }
-    }
-}
-
-fn draw(logits: &[f32], temperature: f32, top_k: usize, top_p: f32, rng: &mut impl Rng) -> u32 {
-    let top = logits[argmax(logits)];
-    let weight = |(id, &x): (usize, &f32)| (id as u32, f64::from((x - top) / temperature).exp());
-    let mut candidates: Vec<(u32, f64)> = logits.iter().enumerate().map(weight).collect();
-    // Stable, so that equal logits are drawn alike on every machine.
-    candidates.sort_by(|a, b| b.1.total_cmp(&a.1));
-    if top_k > 0 {
-        candidates.truncate(top_k);
-    }
-    let total: f64 = candidates.iter().map(|c| c.1).sum();
-    let mut kept = 0;
-    let mut mass = 0.0;
-    while kept < candidates.len() && (kept == 0 || mass < total * f64::from(top_p)) {
-        mass += candidates[kept].1;
-        kept += 1;
-    }
-    let mut at = rng.random::<f64>() * mass;
-    for &(id, weight) in &candidates[..kept] {
-        at -= weight;
-        if at < 0.0 {
-            return id;
-        }
-    }
-    candidates[kept - 1].0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn restrictions_leave_only_the_likely() {
-        let logits = [0.0, 3.0, 1.0, 2.9];
-        let mut rng = StdRng::seed_from_u64(7);
-        for _ in 0..200 {
-            assert_eq!(draw(&logits, 1.0, 1, 1.0, &mut rng), 1);
-            assert!([1, 3].contains(&draw(&logits, 1.0, 2, 1.0, &mut rng)));
-            assert!([1, 3].contains(&draw(&logits, 1.0, 0, 0.8, &mut rng)));
-            assert_eq!(draw(&logits, 1e-3, 0, 1.0, &mut rng), 1);
-        }
-    }
-
-    #[test]
-    fn frequencies_follow_the_softmax() {
-        let logits = [0.0, 1.0f32.exp().ln() + 1.0];
-        let mut rng = StdRng::seed_from_u64(1);
-        let n = 20_000;
-        let ones = (0..n).filter(|_| draw(&logits, 1.0, 0, 1.0, &mut rng) == 1).count();
-        let want = 2f64.exp() / (1.0 + 2f64.exp());
-        assert!((ones as f64 / f64::from(n) - want).abs() < 0.01);
-    }
 }

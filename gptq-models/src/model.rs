@@ -1,6 +1,6 @@
 //! [`Model`]: a whole model on one backend, dense or quantized, ready to run.
 
-use gptq_core::Backend;
+use gptq_core::{Backend, Draw};
 use gptq_pack::PackedBackend;
 use ndarray::Array2;
 
@@ -157,6 +157,29 @@ impl<B: PackedBackend> Model<B> {
     /// As [`Model::next_logits`].
     pub fn next_token(&self, ids: &[u32], cache: &mut KvCache<B>) -> Result<u32, Error> {
         let tokens = self.next(ids, cache, |logits| self.backend.argmax(logits))?;
+        Ok(tokens[0])
+    }
+
+    /// Reads more tokens and returns the one that `uniform`, a number of [0, 1), draws from those
+    /// that may follow: the logits stay where they are.
+    ///
+    /// # Errors
+    /// As [`Model::next_logits`], and [`Error::Input`] for senseless numbers.
+    pub fn draw_token(
+        &self,
+        ids: &[u32],
+        cache: &mut KvCache<B>,
+        how: Draw,
+        uniform: f64,
+    ) -> Result<u32, Error> {
+        if !(how.is_valid() && (0.0..1.0).contains(&uniform)) {
+            return Err(Error::input(format!(
+                "temperature is {}, top_p {} and the random number {uniform}, but need temperature \
+                 above 0, top_p in (0, 1] and a number in [0, 1)",
+                how.temperature, how.top_p
+            )));
+        }
+        let tokens = self.next(ids, cache, |logits| self.backend.draw(logits, how, &[uniform]))?;
         Ok(tokens[0])
     }
 

@@ -85,3 +85,34 @@ fn cached_generation_follows_the_uncached_pass() {
         assert!(cached.ended || cached.ids.len() == 24);
     }
 }
+
+/// One number of the seed's sequence per token, and the definition.
+#[test]
+fn drawn_generation_follows_the_uncached_pass() {
+    use std::ops::ControlFlow;
+
+    use gptq_core::Draw;
+    use gptq_models::{Sampling, generate};
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+    let dir = &fixtures("arch")[0];
+    let model = Model::load(&Checkpoint::open(dir).unwrap(), Reference).unwrap();
+    let prompt = &expected(dir)[0].0[..9];
+    let go_on = |_| ControlFlow::Continue(());
+    let how = Draw { temperature: 1.5, top_k: 40, top_p: 0.95 };
+    let Draw { temperature, top_k, top_p } = how;
+    let random = Sampling::Random { temperature, top_k, top_p, seed: 11 };
+    let mut rng = StdRng::seed_from_u64(11);
+    let mut ids = prompt.to_vec();
+    for id in generate(&model, prompt, 16, random, go_on).unwrap().ids {
+        let logits = model.logits(&ids).unwrap();
+        assert_eq!(id, how.choose(logits.row(ids.len() - 1), rng.random()), "{ids:?}");
+        ids.push(id);
+    }
+    assert!(ids.len() > prompt.len());
+    for (temperature, top_p) in [(0.0, 1.0), (f32::NAN, 1.0), (1.0, 0.0), (1.0, 1.1)] {
+        let senseless = Sampling::Random { temperature, top_k, top_p, seed: 11 };
+        let refused = generate(&model, prompt, 1, senseless, go_on).unwrap_err().to_string();
+        assert!(refused.contains("need temperature above 0"), "{refused}");
+    }
+}

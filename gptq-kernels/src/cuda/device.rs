@@ -243,6 +243,7 @@ impl Device {
         assert!(into.len() <= from.size, "more bytes than the buffer has");
         let mut tape = self.tape();
         tape.run(self)?;
+        tape.traffic.bytes_read += into.len() as u64;
         // SAFETY: the buffer has so many bytes; `into` stays until the wait below.
         unsafe { result::memcpy_dtoh_async(into, from.at, self.stream.cu_stream()) }
             .map_err(|e| failed("copying from the GPU", e))?;

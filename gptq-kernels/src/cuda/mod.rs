@@ -13,6 +13,7 @@
 //! | attention            | `attention_*`                 | `cuda/attention.cu`               |
 //! | of many tokens       | `attention_tiles_*`           | `cuda/attention_tiles.cu`         |
 //! | norms                | `norm_rms`, `norm_layer`      | `cuda/norm.cu`                    |
+//! | chosen tokens        | `argmax`, `draw`              | `cuda/rows.cu`, `cuda/draw.cu`    |
 //! | the rest             | their names                   | `cuda/pointwise.cu`, `cuda/rows.cu` |
 //!
 //! The plain twin of each is the operation of the same name of `gptq_core::Reference`.
@@ -20,6 +21,7 @@
 mod attention;
 mod blas;
 mod device;
+mod draw;
 mod half;
 mod kernels;
 mod layout;
@@ -35,6 +37,7 @@ use gptq_core::Error;
 
 pub use half::Half;
 pub use packed::CudaPacked;
+pub use tape::Traffic;
 
 use device::{Buffer, Device, failure};
 
@@ -105,6 +108,21 @@ impl CudaBackend {
     pub fn memory(&self) -> Result<(usize, usize), Error> {
         self.device.enter()?;
         self.device.memory()
+    }
+
+    /// What was asked of the GPU so far: how much of it ran as graphs, and what came back.
+    ///
+    /// ```no_run
+    /// use gptq_kernels::cuda::CudaBackend;
+    ///
+    /// let gpu = CudaBackend::open(0)?;
+    /// let before = gpu.traffic();
+    /// // Here a token is generated.
+    /// assert_eq!(gpu.traffic().bytes_read - before.bytes_read, 4);
+    /// # Ok::<(), gptq_core::Error>(())
+    /// ```
+    pub fn traffic(&self) -> Traffic {
+        self.device.tape().traffic
     }
 
     /// Waits until all that was asked is done.

@@ -1,11 +1,12 @@
 //! The kernels, as PTX text in the binary: the driver compiles them for the GPU it finds.
 
 /// What `cuda/build.py` made of `cuda/*.cu`.
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 14] = [
     include_str!("../../cuda/ptx/attention.ptx"),
     include_str!("../../cuda/ptx/attention_tiles.ptx"),
     include_str!("../../cuda/ptx/dense.ptx"),
     include_str!("../../cuda/ptx/dequantize.ptx"),
+    include_str!("../../cuda/ptx/draw.ptx"),
     include_str!("../../cuda/ptx/halves.ptx"),
     include_str!("../../cuda/ptx/measure.ptx"),
     include_str!("../../cuda/ptx/norm.ptx"),

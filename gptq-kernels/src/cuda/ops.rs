@@ -3,7 +3,7 @@
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use gptq_core::{
-    AttentionShape, Backend, Error, Gate, Norm, NormKind, Pointwise, RopeShape, ScoreTerms,
+    AttentionShape, Backend, Draw, Error, Gate, Norm, NormKind, Pointwise, RopeShape, ScoreTerms,
 };
 use ndarray::{Array2, ArrayView2};
 
@@ -371,12 +371,11 @@ impl Backend for CudaBackend {
     }
 
     fn argmax(&self, x: &CudaTensor) -> Result<Vec<u32>, Error> {
-        let places = self.device.words(x.rows)?;
-        let arguments = [At(x.buffer.at), At(places.at), Whole(x.columns as u32)];
-        self.launch("argmax", [x.rows as u32, 1, 1], 1024, 0, &arguments)?;
-        let mut found = vec![0u32; x.rows];
-        self.device.read(&places, cast_slice_mut(&mut found))?;
-        Ok(found)
+        self.largest(x)
+    }
+
+    fn draw(&self, x: &CudaTensor, how: Draw, uniform: &[f64]) -> Result<Vec<u32>, Error> {
+        self.drawn(x, how, uniform)
     }
 
     fn write_rows(

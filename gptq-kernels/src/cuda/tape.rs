@@ -27,6 +27,17 @@ pub(super) fn pair(low: u32, high: u32) -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Kernel(pub(super) usize);
 
+/// What was asked of a GPU since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// How often operations were sent: many at a time, when someone wants to see a result.
+    pub runs: u64,
+    /// Those of `runs` that were one graph, because the same operations had been sent before.
+    pub replays: u64,
+    /// Bytes that were copied back.
+    pub bytes_read: u64,
+}
+
 /// Operations on a tape at most: a model of any depth fits, a long text runs in pieces.
 const LONGEST: usize = 4096;
 
@@ -72,6 +83,7 @@ pub(super) struct Tape {
     known: Vec<Known>,
     /// Name of the kernel that was put on last, and where its words begin.
     last: Option<(&'static str, usize)>,
+    pub(super) traffic: Traffic,
 }
 
 /// A tape that ran before.
@@ -217,6 +229,7 @@ impl Tape {
             unsafe { result::memcpy_htod_async(arena, &staged, device.stream.cu_stream()) }
                 .map_err(|e| failed("copying to the GPU", e))?;
         }
+        self.traffic.runs += 1;
         // Few are remembered, and those that differ do so early on.
         let at = self.known.iter().position(|known| known.recording == recording);
         let Some(at) = at else {
@@ -234,6 +247,7 @@ impl Tape {
             Some(graph) => graph,
             None => known.graph.insert(known.recording.capture(device)?),
         };
+        self.traffic.replays += 1;
         graph.0.launch().map_err(|e| failed("launching a graph", e))
     }
 

@@ -22,3 +22,10 @@ pub(crate) fn gpu() -> CudaBackend {
     };
     GPU.get_or_init(open).clone()
 }
+
+/// One that no other test asks for anything: what is counted, and what is on its tape, is the
+/// caller's alone.
+pub(crate) fn own_gpu() -> CudaBackend {
+    gpu();
+    CudaBackend::open(0).unwrap()
+}

@@ -5,6 +5,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod draw;
 mod forward;
 mod gpu;
 mod linears;

@@ -2,16 +2,16 @@
 //! gives what it would have given.
 
 use gptq_core::{
-    AttentionShape, Backend, Bits, Gate, Norm, NormKind, Pointwise, QuantizedMatrix, Reference,
-    RopeShape, ScoreTerms, Window,
+    AttentionShape, Backend, Bits, Draw, Gate, Norm, NormKind, Pointwise, QuantizedMatrix,
+    Reference, RopeShape, ScoreTerms, Window,
 };
-use gptq_kernels::cuda::CudaBackend;
 use gptq_pack::{PackedBackend, PackedLinear, ZeroPointFormat};
 use ndarray::Array2;
 
 use crate::{
     common::{close, values},
-    gpu::gpu,
+    draw::agrees,
+    gpu::{gpu, own_gpu},
 };
 
 /// Whole stages, so that products take what norms wrote for them.
@@ -61,7 +61,7 @@ fn model<B: PackedBackend>(backend: &B) -> Model<B> {
 }
 
 /// One token more: every operation that a tape may join with the one before is in it.
-fn step<B: PackedBackend>(backend: &B, model: &mut Model<B>, id: u32, past: usize) -> Array2<f32> {
+fn step<B: PackedBackend>(backend: &B, model: &mut Model<B>, id: u32, past: usize) -> B::Tensor {
     let mut x = backend.gather(&model.table, &[id]).unwrap();
     let angle = Array2::from_shape_fn((1, 8), |(_, i)| past as f32 / (i + 1) as f32);
     let cos = backend.take(angle.mapv(f32::cos)).unwrap();
@@ -100,8 +100,7 @@ fn step<B: PackedBackend>(backend: &B, model: &mut Model<B>, id: u32, past: usiz
     }
     // What a sum was joined with reads it, and so does whoever looks at it.
     let normed = backend.norm(&x, &norm).unwrap();
-    let gated = backend.gated(&normed, &x, Gate::Of(Pointwise::Silu)).unwrap();
-    backend.download(&gated).unwrap()
+    backend.gated(&normed, &x, Gate::Of(Pointwise::Silu)).unwrap()
 }
 
 #[test]
@@ -111,19 +110,39 @@ fn a_step_that_repeats() {
     let mut plain = model(&Reference);
     for past in 0..12 {
         let id = (past as u32 * 7 + 3) % 50;
-        let got = step(&gpu, &mut ours, id, past);
+        let got = gpu.download(&step(&gpu, &mut ours, id, past)).unwrap();
         let want = step(&Reference, &mut plain, id, past);
         // Factors are halves here.
         close(&got, &want, 4_000_000).unwrap_or_else(|e| panic!("token {past}: {e}"));
     }
 }
 
+/// Random numbers are other ones for every token, and the launch stays the same.
+#[test]
+fn a_step_that_draws() {
+    let gpu = own_gpu();
+    let mut model = model(&gpu);
+    let how = Draw { temperature: 0.7, top_k: 50, top_p: 0.9 };
+    let mut id = 3;
+    for past in 0..8 {
+        let before = gpu.traffic();
+        let logits = step(&gpu, &mut model, id, past);
+        let uniform = (past as f64 * 0.618).fract();
+        let drawn = gpu.draw(&logits, how, &[uniform]).unwrap()[0];
+        let after = gpu.traffic();
+        assert_eq!(after.bytes_read - before.bytes_read, 4, "token {past}");
+        assert_eq!(after.runs - before.runs, 1, "token {past}");
+        assert!(past < 2 || after.replays - before.replays == 1, "token {past}");
+        let logits = gpu.download(&logits).unwrap();
+        agrees(logits.row(0), how, uniform, drawn).unwrap_or_else(|e| panic!("token {past}: {e}"));
+        id = drawn % 50;
+    }
+}
+
 /// What goes along with a tape fills its megabyte between two operations that would be one launch.
 #[test]
 fn a_tape_that_is_full_between_keys_and_values() {
-    gpu();
-    // A tape of its own, which no other test puts anything on.
-    let gpu = CudaBackend::open(0).unwrap();
+    let gpu = own_gpu();
     let table = gpu.take(Array2::zeros((4, 1))).unwrap();
     let of = |row: f32| gpu.take(Array2::from_elem((1, 1), row)).unwrap();
     let mut cache = [gpu.zeros(8, 1).unwrap(), gpu.zeros(8, 1).unwrap()];
