@@ -1,5 +1,7 @@
 //! [`Model`]: a whole model on one backend, dense or quantized, ready to run.
 
+use std::sync::Arc;
+
 use gptq_core::{Backend, Draw};
 use gptq_pack::PackedBackend;
 use ndarray::Array2;
@@ -7,7 +9,7 @@ use ndarray::Array2;
 use crate::{
     Architecture, Checkpoint, Error, ModelConfig,
     awake::awake,
-    block::{EmbedWeights, FinishWeights, Interpreter, LayerCache, Positions, Routing},
+    block::{EmbedWeights, FinishWeights, Interpreter, LayerCache, Positions, Routing, key_bias},
     graph::LinearPlace,
     quantization_config,
     quantized::unexplained,
@@ -32,6 +34,8 @@ pub struct Model<B: PackedBackend> {
 pub struct KvCache<B: Backend> {
     /// By block; none for a block without attention.
     layers: Vec<Option<LayerCache<B::Tensor>>>,
+    /// For all keys that there is room for.
+    key_bias: Option<Arc<B::Tensor>>,
     capacity: usize,
     filled: usize,
 }
@@ -137,7 +141,8 @@ impl<B: PackedBackend> Model<B> {
             attention.map(|a| LayerCache::new(&self.backend, a, capacity)).transpose()
         };
         let layers = self.arch.graph.blocks.iter().map(cache).collect::<Result<_, Error>>()?;
-        Ok(KvCache { layers, capacity, filled: 0 })
+        let key_bias = key_bias(&self.backend, &self.arch.graph, capacity)?;
+        Ok(KvCache { layers, key_bias, capacity, filled: 0 })
     }
 
     /// Reads more tokens and returns the logits after the last of them.
@@ -238,7 +243,11 @@ impl<B: PackedBackend> Model<B> {
         check_ids(ids, past, &self.arch)?;
         let (backend, graph) = (&self.backend, &self.arch.graph);
         let interpreter = Interpreter { backend, arch: &self.arch, routing: Routing::Routed };
-        let positions = Positions::new(backend, graph, past, ids.len(), 1)?;
+        let bias = match &cache {
+            Some(cache) => cache.key_bias.clone(),
+            None => key_bias(backend, graph, ids.len())?,
+        };
+        let positions = Positions::new(backend, graph, past, ids.len(), 1, bias)?;
         let mut stream = interpreter.embed(&self.embed, ids, past, ids.len())?;
         for (b, (block, stages)) in graph.blocks.iter().zip(&self.blocks).enumerate() {
             for (stage, weights) in block.stages.iter().zip(stages) {

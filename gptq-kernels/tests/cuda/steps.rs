@@ -21,6 +21,8 @@ const ROOM: usize = 600;
 struct Model<B: PackedBackend> {
     table: B::Tensor,
     norm: B::Tensor,
+    /// For all keys that there is room for.
+    bias: Option<B::Tensor>,
     layers: Vec<Layer<B>>,
 }
 
@@ -31,7 +33,7 @@ struct Layer<B: PackedBackend> {
     values: B::Tensor,
 }
 
-fn model<B: PackedBackend>(backend: &B) -> Model<B> {
+fn model<B: PackedBackend>(backend: &B, biased: bool) -> Model<B> {
     let up = |a: Array2<f32>| backend.take(a).unwrap();
     let linear = |seed: u32| {
         let matrix = QuantizedMatrix {
@@ -56,6 +58,7 @@ fn model<B: PackedBackend>(backend: &B) -> Model<B> {
     Model {
         table: up(values(50, WIDTH, 1)),
         norm: up(values(1, WIDTH, 2)),
+        bias: biased.then(|| up(values(8, ROOM, 3) * 3.0)),
         layers: vec![layer(10), layer(20)],
     }
 }
@@ -93,7 +96,7 @@ fn step<B: PackedBackend>(backend: &B, model: &mut Model<B>, id: u32, past: usiz
             keys: past + 1,
             texts: 1,
         };
-        let terms = ScoreTerms::default();
+        let terms = ScoreTerms { key_bias: model.bias.as_ref(), sinks: None };
         let mixed = backend.attention(q, &layer.keys, &layer.values, &shape, terms).unwrap();
         let out = backend.packed_linear(&mixed, &layer.out).unwrap();
         backend.add_assign(&mut x, &out).unwrap();
@@ -106,14 +109,16 @@ fn step<B: PackedBackend>(backend: &B, model: &mut Model<B>, id: u32, past: usiz
 #[test]
 fn a_step_that_repeats() {
     let gpu = gpu();
-    let mut ours = model(&gpu);
-    let mut plain = model(&Reference);
-    for past in 0..12 {
-        let id = (past as u32 * 7 + 3) % 50;
-        let got = gpu.download(&step(&gpu, &mut ours, id, past)).unwrap();
-        let want = step(&Reference, &mut plain, id, past);
-        // Factors are halves here.
-        close(&got, &want, 4_000_000).unwrap_or_else(|e| panic!("token {past}: {e}"));
+    for biased in [false, true] {
+        let mut ours = model(&gpu, biased);
+        let mut plain = model(&Reference, biased);
+        for past in 0..12 {
+            let id = (past as u32 * 7 + 3) % 50;
+            let got = gpu.download(&step(&gpu, &mut ours, id, past)).unwrap();
+            let want = step(&Reference, &mut plain, id, past);
+            // Factors are halves here.
+            close(&got, &want, 4_000_000).unwrap_or_else(|e| panic!("token {past}: {e}"));
+        }
     }
 }
 
@@ -121,7 +126,7 @@ fn a_step_that_repeats() {
 #[test]
 fn a_step_that_draws() {
     let gpu = own_gpu();
-    let mut model = model(&gpu);
+    let mut model = model(&gpu, true);
     let how = Draw { temperature: 0.7, top_k: 50, top_p: 0.9 };
     let mut id = 3;
     for past in 0..8 {

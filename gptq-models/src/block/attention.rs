@@ -91,7 +91,7 @@ impl<B: PackedBackend> Interpreter<'_, B> {
             texts: positions.texts,
         };
         let terms = ScoreTerms {
-            key_bias: positions.key_bias.as_ref().filter(|_| attention.alibi),
+            key_bias: positions.key_bias.as_deref().filter(|_| attention.alibi),
             sinks: attention.sinks.as_ref().map(|sinks| weights.small.get(sinks)),
         };
         Ok(match cache {

@@ -14,7 +14,7 @@ use gptq_pack::PackedBackend;
 
 pub(crate) use attention::LayerCache;
 pub use experts::Routing;
-pub(crate) use positions::Positions;
+pub(crate) use positions::{Positions, key_bias};
 pub(crate) use stream::{Input, Place, Stream, copy};
 
 use crate::{

@@ -1,5 +1,7 @@
 //! [`Positions`]: where the tokens of a stream stand, and which came before them.
 
+use std::sync::Arc;
+
 use gptq_core::Backend;
 use half::bf16;
 use ndarray::Array2;
@@ -14,8 +16,8 @@ use crate::{
 pub(crate) struct Positions<T> {
     /// Cosines and sines of every rotary embedding of the graph.
     pub(crate) ropes: Vec<(T, T)>,
-    /// heads × keys.
-    pub(crate) key_bias: Option<T>,
+    /// heads × at least the keys: [`key_bias`].
+    pub(crate) key_bias: Option<Arc<T>>,
     /// Tokens already in the cache.
     pub(crate) past: usize,
     /// Texts that stand one below the other.
@@ -30,6 +32,7 @@ impl<T> Positions<T> {
         past: usize,
         tokens: usize,
         texts: usize,
+        key_bias: Option<Arc<T>>,
     ) -> Result<Self, Error> {
         let table = |rope: &crate::rope::Rope| {
             let RopeTable { cos, sin } = rope.table(past, tokens);
@@ -41,20 +44,28 @@ impl<T> Positions<T> {
             };
             Ok((upload(cos)?, upload(sin)?))
         };
-        let bias = |alibi: &Alibi| backend.upload(key_bias(alibi, past + tokens).view());
         Ok(Self {
             ropes: graph.ropes.iter().map(table).collect::<Result<_, Error>>()?,
-            key_bias: graph.alibi.as_ref().map(bias).transpose()?,
+            key_bias,
             past,
             texts,
         })
     }
 }
 
-/// A slope per head times the position of the key.
-fn key_bias(alibi: &Alibi, keys: usize) -> Array2<f32> {
-    let rounded = |x: f32| if alibi.bf16 { bf16::from_f32(x).to_f32() } else { x };
-    Array2::from_shape_fn((alibi.slopes.len(), keys), |(h, k)| {
-        rounded(rounded(alibi.slopes[h]) * k as f32) * alibi.scale
-    })
+/// What is added to the scores of so many keys, where a graph wants it: a slope per head times the
+/// position of the key. Who adds keys one by one has it made once, for all that may come.
+pub(crate) fn key_bias<B: Backend>(
+    backend: &B,
+    graph: &Graph,
+    keys: usize,
+) -> Result<Option<Arc<B::Tensor>>, Error> {
+    let made = |Alibi { slopes, bf16, scale }: &Alibi| {
+        let rounded = |x: f32| if *bf16 { bf16::from_f32(x).to_f32() } else { x };
+        let bias = Array2::from_shape_fn((slopes.len(), keys), |(h, k)| {
+            rounded(rounded(slopes[h]) * k as f32) * scale
+        });
+        Ok(Arc::new(backend.take(bias)?))
+    };
+    graph.alibi.as_ref().map(made).transpose()
 }

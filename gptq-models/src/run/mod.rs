@@ -19,7 +19,7 @@ use resumed::Saving;
 
 use crate::{
     Error, Kept, LayerReport, Progress, QuantizeOptions,
-    block::{EmbedWeights, Interpreter, Positions, Stream},
+    block::{EmbedWeights, Interpreter, Positions, Stream, key_bias},
     graph::Stage,
     memory::Need,
     meter::Meter,
@@ -86,8 +86,10 @@ impl<'a, B: PackedBackend> Run<'a, B> {
     ) -> Result<Self, Error> {
         let length = samples.first().map_or(0, Vec::len);
         let together = together(samples.len(), length);
+        let (backend, graph) = (loader.backend, &loader.arch.graph);
+        let bias = key_bias(backend, graph, length)?;
         let positions =
-            |texts: usize| Positions::new(loader.backend, &loader.arch.graph, 0, length, texts);
+            |texts: usize| Positions::new(backend, graph, 0, length, texts, bias.clone());
         let mut all = vec![positions(together)?];
         if !samples.len().is_multiple_of(together) {
             all.push(positions(samples.len() % together)?);
