@@ -16,12 +16,13 @@ KERNEL copy(float* to, const float* from, u64 many) {
 
 // The columns of one of several matrices that stand side by side, of which this one begins at
 // `first`: out[r][c] = part[r][index[c] − first], where that is one of its own. Without an index,
-// columns are a run from `start` on.
-KERNEL columns(const float* part, const u32* index, u32 start, float* out, u64 many,
-               u32 out_columns, u32 first, u32 part_columns) {
+// columns are runs of this length, the first from `start` on and each `step` behind the one before.
+KERNEL columns(const float* part, const u32* index, u32 start, u32 run, u32 step, float* out,
+               u64 many, u32 out_columns, u32 first, u32 part_columns) {
     u64 i = place();
     if (i >= many) return;
-    u32 column = index ? index[i % out_columns] : start + u32(i % out_columns);
+    u32 at = u32(i % out_columns);
+    u32 column = index ? index[at] : start + at / run * step + at % run;
     if (column < first || column - first >= part_columns) return;
     out[i] = part[i / out_columns * part_columns + column - first];
 }

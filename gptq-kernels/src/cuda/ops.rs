@@ -82,6 +82,30 @@ fn function(f: Pointwise) -> [Argument<'static>; 2] {
 /// What a plain product reads: where, and the steps from row to row and along the sum.
 pub(super) struct Factor<'a>(pub(super) &'a CudaTensor, pub(super) usize, pub(super) usize);
 
+/// Runs of columns at equal distances: a part of a matrix, or of each of its heads.
+#[derive(Default)]
+struct Runs {
+    start: u32,
+    length: u32,
+    /// From one run to the next, modulo 2³².
+    step: u32,
+}
+
+impl Runs {
+    fn of(index: &[u32]) -> Option<Self> {
+        let start = *index.first()?;
+        let from = |first: u32, run: &[u32]| {
+            run.iter().zip(0..).take_while(|&(&c, i)| c == first.wrapping_add(i)).count()
+        };
+        let length = from(start, index);
+        let step = index.get(length).map_or(0, |next| next.wrapping_sub(start));
+        let mut runs = index.chunks(length).zip(0u32..);
+        let fits =
+            runs.all(|(run, i)| from(start.wrapping_add(i.wrapping_mul(step)), run) == run.len());
+        fits.then_some(Self { start, length: length as u32, step })
+    }
+}
+
 impl CudaBackend {
     /// `c = old · c + a · bᵀ + bias`.
     pub(super) fn matmul(
@@ -313,10 +337,12 @@ impl Backend for CudaBackend {
         assert!(parts.iter().all(|part| part.rows == rows), "columns: parts have the same rows");
         assert!(index.iter().all(|&c| (c as usize) < all), "columns: index");
         let out = self.tensor(rows, index.len())?;
-        let (length, start) = (Whole(index.len() as u32), index.first().copied().unwrap_or(0));
-        // Most are runs, and need not be sent for every token.
-        let run = index.iter().copied().eq((start..).take(index.len()));
-        let (index, _held) = if run { (At(0), None) } else { self.data(cast_slice(index))? };
+        let length = Whole(index.len() as u32);
+        // Most need not be sent for every token.
+        let (runs, (index, _held)) = match Runs::of(index) {
+            Some(runs) => (runs, (At(0), None)),
+            None => (Runs::default(), self.data(cast_slice(index))?),
+        };
         let mut first = 0;
         for part in parts {
             self.each(
@@ -325,7 +351,9 @@ impl Backend for CudaBackend {
                 &[
                     At(part.buffer.at),
                     index,
-                    Whole(start),
+                    Whole(runs.start),
+                    Whole(runs.length),
+                    Whole(runs.step),
                     At(out.buffer.at),
                     Wide(out.len() as u64),
                     length,

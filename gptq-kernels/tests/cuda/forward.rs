@@ -220,10 +220,24 @@ fn rows_and_columns() {
     let got = gpu().columns(&[&up(&a), &up(&b)], &index).unwrap();
     assert_eq!(gpu().download(&got).unwrap(), want);
 
-    let run: Vec<u32> = (7..13).collect();
-    let want = Reference.columns(&[&a, &b], &run).unwrap();
-    let got = gpu().columns(&[&up(&a), &up(&b)], &run).unwrap();
-    assert_eq!(gpu().download(&got).unwrap(), want);
+    // A run, runs of heads, the last one cut short, backwards, from the end, and one that is none.
+    let every = |step: usize, run: std::ops::Range<u32>| {
+        (0..15).step_by(step).flat_map(move |first| run.clone().map(move |c| first + c))
+    };
+    for index in [
+        (7..13).collect(),
+        every(5, 2..5).collect(),
+        every(5, 2..5).take(7).collect(),
+        every(3, 0..2).map(|c| 14 - c).collect(),
+        vec![14, 14, 14],
+        vec![2, 1, 0, 5],
+        every(5, 1..3).chain([0]).collect(),
+    ] as [Vec<u32>; 7]
+    {
+        let want = Reference.columns(&[&a, &b], &index).unwrap();
+        let got = gpu().columns(&[&up(&a), &up(&b)], &index).unwrap();
+        assert_eq!(gpu().download(&got).unwrap(), want, "{index:?}");
+    }
 
     let rows = [5, 0, 0, 3];
     let picked = Reference.gather(&a, &rows).unwrap();
