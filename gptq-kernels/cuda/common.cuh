@@ -90,6 +90,13 @@ template <class T> __device__ u32 mul(u32 a, u32 b) {
     return T::fma(a, b, 0x80008000);
 }
 
+// (a & mask) | bits, in one instruction, which the compiler does not find where both are constants.
+__device__ inline u32 and_or(u32 a, u32 mask, u32 bits) {
+    u32 r;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(a), "r"(mask), "r"(bits));
+    return r;
+}
+
 // One half of a word, twice.
 __device__ inline u32 twice_low(u32 a) { return __byte_perm(a, a, 0x1010); }
 __device__ inline u32 twice_high(u32 a) { return __byte_perm(a, a, 0x3232); }
@@ -117,6 +124,40 @@ __device__ inline void load_matrices(u32& r0, u32& r1, u32 address) {
                  : "=r"(r0), "=r"(r1)
                  : "r"(address)
                  : "memory");
+}
+
+// Four of them, a row at each lane's address.
+__device__ inline void load_matrices(u32 (&r)[4], u32 address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+// Words that are read once: past the first cache, and the first to leave the second.
+__device__ inline u64 once() {
+    u64 policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+// They stay as they are if nothing is `there`. Not by way of the constant cache's loads: those move
+// across a barrier of the warp, and where a load is issued is up to us.
+#define STREAM "ld.global.L1::no_allocate.L2::cache_hint"
+__device__ inline void stream4(u32* r, const u32* from, u64 policy, bool there) {
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %6, 0; @p " STREAM
+                 ".v4.u32 {%0, %1, %2, %3}, [%4], %5; }"
+                 : "+r"(r[0]), "+r"(r[1]), "+r"(r[2]), "+r"(r[3])
+                 : "l"(from), "l"(policy), "r"(u32(there)));
+}
+__device__ inline void stream2(u32* r, const u32* from, u64 policy, bool there) {
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %4, 0; @p " STREAM ".v2.u32 {%0, %1}, [%2], %3; }"
+                 : "+r"(r[0]), "+r"(r[1])
+                 : "l"(from), "l"(policy), "r"(u32(there)));
+}
+__device__ inline void stream1(u32& r, const u32* from, u64 policy, bool there) {
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %3, 0; @p " STREAM ".u32 %0, [%1], %2; }"
+                 : "+r"(r)
+                 : "l"(from), "l"(policy), "r"(u32(there)));
 }
 
 // What other blocks wrote: past the first cache, which does not see it.

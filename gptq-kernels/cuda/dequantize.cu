@@ -2,18 +2,19 @@
 // and over would cost more. The very numbers that the packed product multiplies.
 #include "codes.cuh"
 
-// to is [outputs][k_tiles · 16]. A warp is a tile of 16 inputs × 64 outputs.
+// to is [outputs][k_tiles · 16]. A warp is a tile of 16 inputs × 64 outputs; the steps are those of
+// job.cuh.
 template <u32 BITS, class T>
 __device__ void dequantize(const u32* codes, const u16* scales, const u16* zeros, u32* to,
-                           u32 outputs, u32 n_tiles, u32 k_tiles, u32 tiles_per_group, u32 groups) {
+                           u32 outputs, u32 n_tiles, u32 k_tiles, u32 tiles_per_group, u32 groups,
+                           u32 n_step, u32 k_step) {
     const u32 lane = threadIdx.x % WARP;
     const u32 k = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, n = blockIdx.y;
     if (k >= k_tiles) return;
-    constexpr u32 RUN = BITS < 4 ? BITS : 4;
-    const u32* tile = codes + (u64(n) * k_tiles + k) * 32 * BITS;
+    const u32* tile = codes + (u64(n) * n_step + u64(k) * k_step) * (WARP * BITS);
     u32 words[BITS];
 #pragma unroll
-    for (u32 w = 0; w < BITS; w++) words[w] = tile[(w / RUN * WARP + lane) * RUN + w % RUN];
+    for (u32 w = 0; w < BITS; w++) words[w] = tile[word_at<BITS>(w, lane)];
     const u32 group = min(k / tiles_per_group, groups - 1);
     const u64 at = (u64(group) * n_tiles + n) * 64 + lane / 4 * 8;
 #pragma unroll
@@ -33,9 +34,9 @@ __device__ void dequantize(const u32* codes, const u16* scales, const u16* zeros
 #define DEQUANTIZE(BITS, T, NAME)                                                                  \
     KERNEL dequantize_##BITS##_##NAME(const u32* codes, const u16* scales, const u16* zeros,       \
                                       u32* to, u32 outputs, u32 n_tiles, u32 k_tiles,              \
-                                      u32 tiles_per_group, u32 groups) {                           \
+                                      u32 tiles_per_group, u32 groups, u32 n_step, u32 k_step) {   \
         dequantize<BITS, T>(codes, scales, zeros, to, outputs, n_tiles, k_tiles, tiles_per_group,  \
-                            groups);                                                               \
+                            groups, n_step, k_step);                                               \
     }
 
 DEQUANTIZE(2, F16, f16)

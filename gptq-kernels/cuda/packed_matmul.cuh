@@ -9,35 +9,9 @@
 // adds the parts, in a fixed order.
 #pragma once
 
-#include "codes.cuh"
+#include "job.cuh"
 
-constexpr u32 THREADS = 256;
-constexpr u32 DEPTH = 128;                // inputs of a stage
 constexpr u32 PITCH = 2 * DEPTH + 16;     // bytes of a row of x in shared memory, off the banks
-constexpr u32 MOST_LINEARS = 4;
-
-struct Linear {
-    const u32* codes;    // [n64][k16] tiles of 128 · BITS bytes
-    const u16* scales;   // [group][n64][g][j], halves
-    const u16* zeros;    // the same, or none
-    const float* bias;   // [outputs], or none
-    float* out;          // [tokens][outputs]
-    u32 outputs;
-    u32 n_tiles;         // ⌈outputs / 64⌉
-    u32 columns_end;     // of all linears so far, columns of tiles
-    float rescale;       // scales are held as multiples of it
-};
-
-struct Job {
-    Linear linears[MOST_LINEARS];
-    const u16* x;        // [tokens][k_tiles · 16] halves, zeros where there is no input
-    float* partials;     // [blocks][2][16 · NB · 32 · WIDE]
-    u32* counters;       // [columns], zero
-    u32 tokens;
-    u32 k_tiles;         // a multiple of 8
-    u32 tiles_per_group;
-    u32 groups;
-};
 
 // What a stage takes of shared memory.
 template <u32 BITS, u32 NB, u32 WIDE> struct Stage {
@@ -59,16 +33,14 @@ __device__ void packed_matmul(const Job& job) {
     u32 columns = 0;
     for (u32 l = 0; l < MOST_LINEARS; l++)
         if (job.linears[l].codes) columns = job.linears[l].columns_end;
-    const u32 units = columns * stages;
-    // Blocks are at most as many as units; the first ones do one more where they do not divide.
-    const u32 share = units / gridDim.x, rest = units % gridDim.x;
-    auto begin_of = [&](u32 block) { return block * share + min(block, rest); };
-    const u32 begin = begin_of(blockIdx.x), end = begin_of(blockIdx.x + 1);
+    // Units are the stages of all columns; blocks are at most as many.
+    const u32 begin = begin_of(job, blockIdx.x), end = begin_of(job, blockIdx.x + 1);
     // Tokens beyond 64 are another row of blocks.
     const u32 first_token = blockIdx.y * 8 * NB;
     const u16* x = job.x + u64(first_token) * job.k_tiles * 16;
     const u32 tokens = min(job.tokens - first_token, 8 * NB);
     constexpr u32 PART = 16 * NB * WARP * WIDE;
+    // [rows of blocks][blocks][2][PART]
     float* partials = job.partials + u64(blockIdx.y) * gridDim.x * 2 * PART;
     u32* counters = job.counters + blockIdx.y * columns;
 
@@ -79,8 +51,7 @@ __device__ void packed_matmul(const Job& job) {
     };
     auto place_of = [&](u32 unit) {
         Place at = {unit / stages, unit % stages, 0, 0, 0};
-        while (at.linear < MOST_LINEARS - 1 && at.column >= job.linears[at.linear].columns_end)
-            at.linear++;
+        at.linear = linear_of(job, at.column);
         at.group = at.stage * 8 / job.tiles_per_group;
         at.tile = at.stage * 8 % job.tiles_per_group;
         return at;
@@ -104,8 +75,7 @@ __device__ void packed_matmul(const Job& job) {
         return min(group, job.groups - 1) - min(at.group, job.groups - 1);
     };
     auto first_tile = [&](const Place& at) {
-        u32 before = at.linear == 0 ? 0 : job.linears[at.linear - 1].columns_end;
-        return (at.column - before) * WIDE;
+        return place_in(job, at.linear, at.column) * WIDE;
     };
 
     auto fetch = [&](const Place& at, u32 slot) {
@@ -121,8 +91,8 @@ __device__ void packed_matmul(const Job& job) {
         for (u32 i = threadIdx.x; i < WIDE * CHUNKS; i += THREADS) {
             u32 n = n_tile + i / CHUNKS;
             if (n >= linear.n_tiles) break;
-            copy_async(base + S::X + i * 16,
-                       linear.codes + (u64(n) * job.k_tiles + stage * 8) * 32 * BITS + i % CHUNKS * 4);
+            u32 tile = i % CHUNKS / (8 * BITS), chunk = i % (8 * BITS);
+            copy_async(base + S::X + i * 16, tile_at<BITS>(linear, n, stage * 8 + tile) + chunk * 4);
         }
         const u32 first = min(at.group, job.groups - 1), rows = row_of(at, 7) + 1;
         for (u32 i = threadIdx.x; i < rows * WIDE * 8; i += THREADS) {
@@ -150,10 +120,9 @@ __device__ void packed_matmul(const Job& job) {
         const char* base = shared + slot * S::BYTES;
         for (u32 depth = deep; depth < 8; depth += DEEP) {
             u32 words[BITS];
-            constexpr u32 RUN = BITS < 4 ? BITS : 4;
             const u32* tile = reinterpret_cast<const u32*>(base + S::X) + (wide * 8 + depth) * 32 * BITS;
 #pragma unroll
-            for (u32 w = 0; w < BITS; w++) words[w] = tile[(w / RUN * WARP + lane) * RUN + w % RUN];
+            for (u32 w = 0; w < BITS; w++) words[w] = tile[word_at<BITS>(w, lane)];
             const u32 from = (row_of(at, depth) * WIDE + wide) * 32 + lane / 4 * 4;
             const u32* scales = reinterpret_cast<const u32*>(base + S::X + S::CODES) + from;
             const u32* zeros = reinterpret_cast<const u32*>(base + S::X + S::CODES + S::SCALES) + from;
@@ -213,13 +182,13 @@ __device__ void packed_matmul(const Job& job) {
 
     // Which block has a unit.
     auto owner = [&](u32 unit) {
-        u32 larger = rest * (share + 1);
-        return unit < larger ? unit / (share + 1) : rest + (unit - larger) / share;
+        u32 larger = job.rest * (job.share + 1);
+        return unit < larger ? unit / (job.share + 1) : job.rest + (unit - larger) / job.share;
     };
     auto part_of = [&](u32 block, u32 column) {
         // A block has at most one column that it does not begin, its first, and one that it does
         // not end, its last.
-        bool begins = begin_of(block) <= column * stages;
+        bool begins = begin_of(job, block) <= column * stages;
         return partials + (u64(block) * 2 + begins) * PART + wide * WARP + lane;
     };
 

@@ -56,7 +56,7 @@ impl Order {
 
 /// A layer's arrays.
 pub(super) struct Tiles {
-    /// [⌈out/64⌉][k_tiles][⌈bits/4⌉][32 lanes][≤ 4] words.
+    /// [⌈out/64⌉][k_tiles][⌈bits/4⌉][32 lanes][≤ 4] words; of 3 bits, [3][32 lanes] in a tile.
     pub(super) codes: Vec<u32>,
     /// [groups][⌈out/64⌉][g][j] halves.
     pub(super) scales: Vec<u16>,
@@ -101,7 +101,8 @@ fn codes(matrix: &QuantizedMatrix, order: &Order) -> Vec<u32> {
     let (outputs, bits, k_tiles) =
         (matrix.out_features(), matrix.bits.get() as usize, order.k_tiles());
     let mut words = vec![0u32; outputs.div_ceil(WIDE) * k_tiles * 32 * bits];
-    let run = bits.min(4);
+    // Words that one instruction loads lie together; three are loaded one by one.
+    let run = if bits == 3 { 1 } else { bits.min(4) };
     words.par_chunks_mut(k_tiles * 32 * bits).enumerate().for_each(|(n, strip)| {
         for (tile, inputs) in strip.chunks_mut(32 * bits).zip(order.index.chunks(DEEP)) {
             for lane in 0..32 {

@@ -8,6 +8,7 @@
 //! | operation            | kernel                        | file                              |
 //! |----------------------|-------------------------------|-----------------------------------|
 //! | prepared linears     | `packed_matmul_*`             | `cuda/packed_matmul.cuh`          |
+//! | for one token or two | `packed_matvec_*`             | `cuda/packed_matvec.cuh`          |
 //! | for very many tokens | `dequantize_*`, then cuBLAS   | `cuda/dequantize.cu`              |
 //! | dense linears        | `dense_matvec_*`, `matmul`    | `cuda/dense.cu`                   |
 //! | attention            | `attention_*`                 | `cuda/attention.cu`               |
@@ -30,6 +31,7 @@ mod modules;
 mod ops;
 mod packed;
 mod tape;
+mod together;
 
 use std::{fmt, sync::Arc};
 

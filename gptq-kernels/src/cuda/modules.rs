@@ -1,7 +1,7 @@
 //! The kernels, as PTX text in the binary: the driver compiles them for the GPU it finds.
 
 /// What `cuda/build.py` made of `cuda/*.cu`.
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 18] = [
     include_str!("../../cuda/ptx/attention.ptx"),
     include_str!("../../cuda/ptx/attention_tiles.ptx"),
     include_str!("../../cuda/ptx/dense.ptx"),
@@ -14,6 +14,10 @@ const SOURCES: [&str; 14] = [
     include_str!("../../cuda/ptx/packed_matmul_3.ptx"),
     include_str!("../../cuda/ptx/packed_matmul_4.ptx"),
     include_str!("../../cuda/ptx/packed_matmul_8.ptx"),
+    include_str!("../../cuda/ptx/packed_matvec_2.ptx"),
+    include_str!("../../cuda/ptx/packed_matvec_3.ptx"),
+    include_str!("../../cuda/ptx/packed_matvec_4.ptx"),
+    include_str!("../../cuda/ptx/packed_matvec_8.ptx"),
     include_str!("../../cuda/ptx/pointwise.ptx"),
     include_str!("../../cuda/ptx/rows.ptx"),
 ];

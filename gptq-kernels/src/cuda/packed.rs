@@ -16,23 +16,18 @@ use super::{
     kernels::{Shape, dequantize_name, kernel_name},
     layout::{DEEP, Order, Tiles, WIDE},
     ops::{Factor, optional, rows},
-    tape::{
-        Argument::{At, Real, Struct, Whole, Wide},
-        pair,
-    },
+    tape::Argument::{At, Real, Whole, Wide},
+    together::MOST_LINEARS,
 };
 
 /// Tokens from which on weights are unpacked once and cuBLAS multiplies.
 const MANY: usize = 512;
 
-/// Linears of one launch, as in `cuda/packed_matmul.cuh`.
-const MOST_LINEARS: usize = 4;
-
 /// A linear on a GPU, with its bias.
 pub struct CudaPacked {
-    outputs: usize,
+    pub(super) outputs: usize,
     inputs: usize,
-    bias: Option<CudaTensor>,
+    pub(super) bias: Option<CudaTensor>,
     weights: Weights,
     bytes: u64,
 }
@@ -48,16 +43,18 @@ enum Weights {
     Full(CudaTensor),
 }
 
-struct Packed {
-    bits: Bits,
-    half: Half,
-    codes: Buffer,
-    scales: Buffer,
-    zeros: Option<Buffer>,
-    unit: f32,
-    groups: usize,
-    tiles_per_group: usize,
-    k_tiles: usize,
+pub(super) struct Packed {
+    pub(super) bits: Bits,
+    pub(super) half: Half,
+    pub(super) codes: Buffer,
+    pub(super) scales: Buffer,
+    pub(super) zeros: Option<Buffer>,
+    pub(super) unit: f32,
+    pub(super) groups: usize,
+    pub(super) tiles_per_group: usize,
+    pub(super) k_tiles: usize,
+    /// Tiles from one to the next along outputs, and along inputs.
+    pub(super) steps: [u32; 2],
     /// The input of each column; none where they stand in their own order.
     order: Option<Arc<Sorted>>,
 }
@@ -83,14 +80,14 @@ impl Packed {
                 == (other.groups, other.tiles_per_group, other.k_tiles)
     }
 
-    fn kernel(&self, shape: Shape) -> &'static str {
+    pub(super) fn kernel(&self, shape: Shape) -> &'static str {
         kernel_name(self.bits, self.zeros.is_none(), self.half, shape.eights)
     }
 }
 
 /// x in halves: tokens × k.
-struct Halved {
-    at: u64,
+pub(super) struct Halved {
+    pub(super) at: u64,
     k: usize,
     /// Memory of its own, until the product is on the tape.
     _own: Option<Buffer>,
@@ -163,54 +160,11 @@ impl CudaBackend {
                 Whole(packed.k_tiles as u32),
                 Whole(packed.tiles_per_group as u32),
                 Whole(packed.groups as u32),
+                Whole(packed.steps[0]),
+                Whole(packed.steps[1]),
             ],
         )?;
         Ok((to, k))
-    }
-
-    /// One launch for linears that fit each other.
-    fn together(
-        &self,
-        halved: &Halved,
-        layers: &[(&CudaPacked, &Packed)],
-        outs: &[&CudaTensor],
-        shape: Shape,
-    ) -> Result<(), Error> {
-        let (_, first) = layers[0];
-        let tokens = outs[0].rows;
-        let mut words = Vec::with_capacity(7 * MOST_LINEARS + 5);
-        let mut columns = 0;
-        for ((layer, packed), out) in layers.iter().zip(outs) {
-            let n_tiles = layer.outputs.div_ceil(WIDE);
-            columns += n_tiles.div_ceil(shape.wide);
-            words.extend([
-                packed.codes.at,
-                packed.scales.at,
-                packed.zeros.as_ref().map_or(0, |zeros| zeros.at),
-                layer.bias.as_ref().map_or(0, |bias| bias.buffer.at),
-                out.buffer.at,
-                pair(layer.outputs as u32, n_tiles as u32),
-                pair(columns as u32, packed.unit.to_bits()),
-            ]);
-        }
-        words.resize(7 * MOST_LINEARS, 0);
-        let rows = tokens.div_ceil(8 * shape.eights);
-        let (kernel, shared) = (first.kernel(shape), shape.shared(first.bits));
-        let fit = self.device.blocks_together(kernel, 256, shared)?.min(shape.blocks);
-        let room = self.device.multiprocessors as usize * fit;
-        let units = columns * first.k_tiles / 8;
-        let blocks = room.div_ceil(rows).clamp(1, units.max(1));
-        let part = 16 * shape.eights * 32 * shape.wide;
-        let partials = self.device.words(rows * blocks * 2 * part)?;
-        words.extend([
-            halved.at,
-            partials.at,
-            self.device.counters(rows * columns)?,
-            pair(tokens as u32, first.k_tiles as u32),
-            pair(first.tiles_per_group as u32, first.groups as u32),
-        ]);
-        let grid = [blocks as u32, rows as u32, 1];
-        self.launch(kernel, grid, 256, shared, &[Struct(&words)])
     }
 
     fn product_of_halves(
@@ -350,6 +304,7 @@ impl PackedBackend for CudaBackend {
             groups: matrix.groups(),
             tiles_per_group,
             k_tiles,
+            steps: [k_tiles as u32, 1],
             order: if natural { None } else { Some(sorted(order)?) },
         };
         Ok(CudaPacked {
@@ -409,7 +364,6 @@ impl PackedBackend for CudaBackend {
                         }
                     });
                     let fitting: Vec<_> = fitting.collect();
-                    let shape = Shape::for_tokens(tokens, packed.bits, self.device.shared);
                     let (order, k) = (packed.order.as_deref(), packed.k_tiles * DEEP);
                     let halved = self.halved(x, order, (packed.half, k))?;
                     let outs: Vec<_> = outs[at..at + fitting.len()].iter().collect();
@@ -418,7 +372,7 @@ impl PackedBackend for CudaBackend {
                             self.unpacked_product(&halved, layer, packed, out)?;
                         }
                     } else {
-                        self.together(&halved, &fitting, &outs, shape)?;
+                        self.together(&halved, &fitting, &outs)?;
                     }
                     at += fitting.len() - 1;
                 }

@@ -118,10 +118,31 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    /// One token or two, in sizes that are cut among warps and blocks, evenly or not; groups that
+    /// end within a stage, with one, or not at all.
+    #[test]
+    fn few_tokens(
+        bits in select(Bits::ALL.to_vec()),
+        half in select(vec![Half::F16, Half::Bf16]),
+        (outs, ins) in (1..150usize, prop_oneof![1..3000usize, select(vec![1024, 2944, 4096])]),
+        group in prop_oneof![8..400usize, select(vec![32, 64, 128, 256, usize::MAX])],
+        tokens in 1..=2usize,
+        (symmetric, scattered) in any::<(bool, bool)>(),
+        seed in any::<u16>(),
+    ) {
+        let matrix = layer(bits, (outs, ins, group), (symmetric, scattered), u32::from(seed));
+        let x = values(tokens, ins, u32::from(seed) + 5) * 3.0;
+        check(&gpu().with_half(half), half, &x, &[matrix]);
+    }
+}
+
 /// Layers of one input are one launch, as many as fit; some have another width or order.
 #[test]
 fn together() {
-    for tokens in [1, 12, 50] {
+    for tokens in [1, 2, 12, 50] {
         let make =
             |bits, outs, scattered, seed| layer(bits, (outs, 256, 128), (true, scattered), seed);
         let matrices = [
@@ -142,8 +163,8 @@ fn together() {
 #[test]
 fn columns_cut_among_blocks() {
     for (bits, tokens) in [(Bits::B4, 1), (Bits::B4, 33), (Bits::B3, 2), (Bits::B8, 20)] {
-        let matrix = layer(bits, (72, 4096, 128), (false, false), 1);
-        check(&gpu(), Half::F16, &values(tokens, 4096, 2), &[matrix]);
+        let make = |outs, seed| layer(bits, (outs, 4096, 128), (false, false), seed);
+        check(&gpu(), Half::F16, &values(tokens, 4096, 2), &[make(72, 1), make(60, 3)]);
     }
 }
 

@@ -1,0 +1,197 @@
+// y = x · Wᵀ + bias with packed W for one or two tokens.
+//
+// There is one weight to read for every product or two, so all is about reading: a lane loads its
+// codes from memory into registers, several tiles ahead, and no warp waits for another until its
+// sums are complete. A ring in shared memory would bring nothing, because no one else reads them.
+// Products are the tensor cores', although most of their columns go to waste: they take halves as
+// they come out of the codes and sum up in f32, for which plain instructions would need two for
+// each code. What is left is about two instructions for each, nearly all of them unpacking.
+//
+// A block has one column of tiles, 64 outputs, and a part of its depth; its warps take one stage of
+// eight tiles after the other. What they have is added in the order of the warps; what blocks have,
+// in the order of the blocks, by the one that comes last.
+#pragma once
+
+#include "job.cuh"
+
+constexpr u32 WARPS = THREADS / WARP;
+constexpr u32 TOKENS = 2;
+
+template <u32 BITS>
+__device__ void stream(u32 (&words)[BITS], const u32* tile, u64 policy, bool there) {
+    if constexpr (BITS == 2) stream2(words, tile, policy, there);
+#pragma unroll
+    for (u32 w = 0; w < BITS && BITS == 3; w++)
+        stream1(words[w], tile + word_at<BITS>(w, 0), policy, there);
+#pragma unroll
+    for (u32 w = 0; w < BITS && BITS >= 4; w += 4)
+        stream4(words + w, tile + word_at<BITS>(w, 0), policy, there);
+}
+
+// What a lane knows of a group: scales of its eight outputs, twice in a word, and what brings codes
+// as `raw_pair` gives them to code − zero. With two offsets at most that is two numbers for each
+// output, and one sum for each pair instead of two. All are whole numbers or halves of such that
+// both types hold, so nothing is rounded.
+template <u32 BITS, bool ASYM, class T> struct Grid {
+    static constexpr bool WIDE = BITS > T::MANTISSA;  // codes go by way of f32
+    static constexpr u32 MOST = FITTING<BITS, T>;
+    static constexpr u32 FIT = MOST < 2 * BITS ? MOST : 2 * BITS;
+    static constexpr u32 OFFSETS = WIDE ? 1 : FIT / BITS;
+    u32 scale[8], down[ASYM ? 8 * OFFSETS : 1];
+
+    static __device__ u32 down_to(u32 offset, float zero) {
+        float d = -T::BASE / float(1 << offset) - zero;
+        return T::pair(d, d);
+    }
+
+    __device__ void set(const uint4& scales, const uint4& zeros) {
+        const u32 s[4] = {scales.x, scales.y, scales.z, scales.w};
+        const u32 z[4] = {zeros.x, zeros.y, zeros.z, zeros.w};
+#pragma unroll
+        for (u32 j = 0; j < 8; j++) {
+            scale[j] = j % 2 ? twice_high(s[j / 2]) : twice_low(s[j / 2]);
+            if constexpr (ASYM) {
+                u32 zero = j % 2 ? twice_high(z[j / 2]) : twice_low(z[j / 2]);
+#pragma unroll
+                for (u32 o = 0; o < OFFSETS; o++)
+                    down[j * OFFSETS + o] = WIDE ? zero : sub<T>(down_to(o * BITS, 0), zero);
+            }
+        }
+    }
+
+    // Pair `i` of (code − zero) · scale, the very numbers of `weight_pair`.
+    __device__ u32 weight(const u32 (&words)[BITS], u32 i) const {
+        if constexpr (WIDE) {
+            return weight_pair<BITS, ASYM, T>(words, i, scale[i / 2], ASYM ? down[i / 2] : 0);
+        } else {
+            u32 offset;
+            u32 raw = raw_pair<BITS, T, FIT>(words, i, offset);
+            float unit = 1.0f / float(1 << offset);
+            u32 to = ASYM ? down[ASYM ? i / 2 * OFFSETS + offset / BITS : 0]
+                          : down_to(offset, float(1 << (BITS - 1)));
+            return mul<T>(T::fma(raw, T::pair(unit, unit), to), scale[i / 2]);
+        }
+    }
+};
+
+// With `WHOLE`, no group ends within a stage.
+template <u32 BITS, bool ASYM, class T, bool WHOLE> __device__ void packed_matvec(const Job& job) {
+    // Tiles of a warp that are on their way, as registers allow, and tiles between looks at a grid.
+    constexpr u32 AHEAD = BITS < 8 ? 8 : 2;
+    constexpr u32 EVERY = WHOLE ? 8 : 1;
+    extern __shared__ __align__(128) char shared[];
+    __shared__ float parts[WARPS][TOKENS][64];
+    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const u32 column = blockIdx.x, part = blockIdx.y, many = gridDim.y;
+    const u32 begin = begin_of(job, part), end = begin_of(job, part + 1);
+    const u32 l = linear_of(job, column);
+    const Linear& linear = job.linears[l];
+    const u32 n = place_in(job, l, column);
+
+    u32 stage = begin + warp;
+    const u64 policy = once(), step = u64(linear.k_step) * (WARP * BITS);
+    const u32* codes = tile_at<BITS>(linear, n, stage * 8) + word_at<BITS>(0, lane);
+    u32 words[AHEAD][BITS] = {};
+#pragma unroll
+    for (u32 i = 0; i < AHEAD; i++) stream(words[i], codes + i * step, policy, stage < end);
+
+    // The group of the tile whose grid is loaded next, and how far in it the tile is. The next one
+    // is the tile behind it, or the first one of the warp's next stage.
+    const u32 hop = (WARPS - 1) * 8 + EVERY;
+    const u32 hop_groups = hop / job.tiles_per_group, hop_tiles = hop % job.tiles_per_group;
+    u32 group = stage * 8 / job.tiles_per_group, tile = stage * 8 % job.tiles_per_group;
+    auto advance = [&](bool far) {
+        group += far ? hop_groups : EVERY / 8;
+        tile += far ? hop_tiles : 1;
+        if (tile >= job.tiles_per_group) {
+            tile -= job.tiles_per_group;
+            group++;
+        }
+    };
+    const u64 row = u64(linear.n_tiles) * 8;
+    const u64 own = u64(n) * 8 + lane / 4;
+    uint4 scales = {}, zeros = {};
+    // Holes at the end have no group of their own.
+    auto look = [&] {
+        u64 at = min(group, job.groups - 1) * row + own;
+        scales = __ldg(reinterpret_cast<const uint4*>(linear.scales) + at);
+        if (ASYM) zeros = __ldg(reinterpret_cast<const uint4*>(linear.zeros) + at);
+    };
+    if (stage < end) look();
+
+    const u32 pitch = (end - begin) * 2 * DEPTH + 16;  // bytes, off the banks
+    for (u32 t = 0; t < job.tokens; t++)
+        for (u32 i = threadIdx.x; i < (end - begin) * (DEPTH / 8); i += THREADS)
+            copy_async(shared_address(shared) + t * pitch + i * 16,
+                       job.x + (u64(t) * job.k_tiles * 16 + begin * DEPTH + i * 8));
+    commit_copies();
+    wait_for_copies<0>();
+    __syncthreads();
+
+    // The eight columns that tensor cores want are the one or two tokens, over and over.
+    u32 x = shared_address(shared) + lane % 8 % job.tokens * pitch + warp * 2 * DEPTH + lane / 8 * 16;
+    float sums[4][4] = {};
+    Grid<BITS, ASYM, T> grid;
+    for (; stage < end; stage += WARPS) {
+        const bool more = stage + WARPS < end;
+        const u32* next = codes + WARPS * 8 * step;
+        u32 both[4];
+#pragma unroll
+        for (u32 i = 0; i < 8; i++) {
+            if (i % EVERY == 0) {
+                grid.set(scales, zeros);
+                if (i + EVERY < 8 || more) {
+                    advance(i + EVERY == 8);
+                    look();
+                }
+            }
+            if (i % 2 == 0) load_matrices(both, x + i * 32);
+#pragma unroll
+            for (u32 q = 0; q < 4; q++) {
+                // Outputs g + 16q and g + 16q + 8.
+                const u32(&w)[BITS] = words[i % AHEAD];
+                u32 weights[4] = {grid.weight(w, 4 * q), grid.weight(w, 4 * q + 2),
+                                  grid.weight(w, 4 * q + 1), grid.weight(w, 4 * q + 3)};
+                T::mma(sums[q], weights, both[i % 2 * 2], both[i % 2 * 2 + 1]);
+            }
+            const u32 later = i + AHEAD;
+            stream(words[i % AHEAD], later < 8 ? codes + later * step : next + (later - 8) * step,
+                   policy, later < 8 || more);
+            // The assembler would put all loads at the end of the stage, just before they are needed.
+            __syncwarp();
+        }
+        codes = next;
+        x += WARPS * 2 * DEPTH;
+    }
+
+    if (lane % 4 == 0)
+#pragma unroll
+        for (u32 i = 0; i < 16; i++)
+            parts[warp][i % 2][i / 4 * 16 + i % 4 / 2 * 8 + lane / 4] = sums[i / 4][i % 4];
+    __syncthreads();
+    const u32 token = threadIdx.x / 64, output = n * 64 + threadIdx.x % 64;
+    const bool mine = token < job.tokens;
+    float sum = 0;
+    if (mine)
+        for (u32 w = 0; w < WARPS; w++) sum += parts[w][token][threadIdx.x % 64];
+    // [columns][blocks of a column][TOKENS][64]
+    float* partials = job.partials + u64(column) * many * (TOKENS * 64) + threadIdx.x;
+    if (mine && many > 1) partials[part * (TOKENS * 64)] = sum;
+    if (!last_of(job.counters + column, many) || !mine || output >= linear.outputs) return;
+    if (many > 1) {
+        sum = 0;
+        for (u32 p = 0; p < many; p++) sum += load_fresh(partials + p * (TOKENS * 64));
+    }
+    float bias = linear.bias ? linear.bias[output] : 0.0f;
+    linear.out[u64(token) * linear.outputs + output] = sum * linear.rescale + bias;
+}
+
+#define PACKED_MATVEC(BITS, HOW, ASYM, T, NAME)                                                    \
+    KERNEL __launch_bounds__(THREADS, 2)                                                           \
+        packed_matvec_##BITS##_##HOW##_##NAME##_whole(const __grid_constant__ Job job) {           \
+        packed_matvec<BITS, ASYM, T, true>(job);                                                   \
+    }                                                                                              \
+    KERNEL __launch_bounds__(THREADS, 2)                                                           \
+        packed_matvec_##BITS##_##HOW##_##NAME##_any(const __grid_constant__ Job job) {             \
+        packed_matvec<BITS, ASYM, T, false>(job);                                                  \
+    }

@@ -1,0 +1,5 @@
+// 2-bit weights, one or two tokens.
+#include "packed_matvec.cuh"
+
+PACKED_MATVEC(2, asym, true, F16, f16)
+PACKED_MATVEC(2, asym, true, BF16, bf16)

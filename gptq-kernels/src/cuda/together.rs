@@ -1,0 +1,120 @@
+//! One launch for packed linears of one input: how it is cut, and the `Job` that its kernel reads.
+
+use gptq_core::Error;
+
+use super::{
+    CudaBackend, CudaTensor,
+    kernels::{self, FEW, Shape},
+    layout::{STAGE, WIDE},
+    packed::{CudaPacked, Halved, Packed},
+    tape::{Argument::Struct, pair},
+};
+
+/// Linears of one launch, as in `cuda/job.cuh`.
+pub(super) const MOST_LINEARS: usize = 4;
+
+const THREADS: u32 = 256;
+
+/// How a launch is cut.
+struct Cut {
+    kernel: &'static str,
+    grid: [usize; 2],
+    /// Stages that are divided among how many blocks.
+    stages: [usize; 2],
+    shared: u32,
+    /// Words for what blocks add up, and counters for where they meet.
+    partials: usize,
+    counters: usize,
+}
+
+impl CudaBackend {
+    /// Linears that fit each other, at most [`MOST_LINEARS`].
+    pub(super) fn together(
+        &self,
+        halved: &Halved,
+        layers: &[(&CudaPacked, &Packed)],
+        outs: &[&CudaTensor],
+    ) -> Result<(), Error> {
+        let (_, first) = layers[0];
+        let tokens = outs[0].rows;
+        if tokens == 0 {
+            return Ok(());
+        }
+        let shape = Shape::for_tokens(tokens, first.bits, self.device.shared);
+        let wide = if tokens <= FEW { 1 } else { shape.wide };
+        let mut words = Vec::with_capacity(8 * MOST_LINEARS + 6);
+        let mut columns = 0;
+        for ((layer, packed), out) in layers.iter().zip(outs) {
+            let n_tiles = layer.outputs.div_ceil(WIDE);
+            columns += n_tiles.div_ceil(wide);
+            words.extend([
+                packed.codes.at,
+                packed.scales.at,
+                packed.zeros.as_ref().map_or(0, |zeros| zeros.at),
+                layer.bias.as_ref().map_or(0, |bias| bias.buffer.at),
+                out.buffer.at,
+                pair(layer.outputs as u32, n_tiles as u32),
+                pair(columns as u32, packed.unit.to_bits()),
+                pair(packed.steps[0], packed.steps[1]),
+            ]);
+        }
+        words.resize(8 * MOST_LINEARS, 0);
+        let cut = match tokens {
+            ..=FEW => self.cut_for_few(tokens, columns, first),
+            _ => self.cut(shape, tokens, columns, first)?,
+        };
+        let [stages, blocks] = cut.stages;
+        let partials = self.device.words(cut.partials)?;
+        words.extend([
+            halved.at,
+            partials.at,
+            self.device.counters(cut.counters)?,
+            pair(tokens as u32, first.k_tiles as u32),
+            pair(first.tiles_per_group as u32, first.groups as u32),
+            pair((stages / blocks) as u32, (stages % blocks) as u32),
+        ]);
+        let grid = [cut.grid[0] as u32, cut.grid[1] as u32, 1];
+        self.launch(cut.kernel, grid, THREADS, cut.shared, &[Struct(&words)])
+    }
+
+    /// Equal shares of all stages for as many blocks as run at a time.
+    fn cut(
+        &self,
+        shape: Shape,
+        tokens: usize,
+        columns: usize,
+        first: &Packed,
+    ) -> Result<Cut, Error> {
+        let rows = tokens.div_ceil(8 * shape.eights);
+        let kernel = first.kernel(shape);
+        let shared = shape.shared(first.bits);
+        let fit = self.device.blocks_together(kernel, THREADS, shared)?.min(shape.blocks);
+        let room = self.device.multiprocessors as usize * fit;
+        let units = columns * first.k_tiles / STAGE;
+        let blocks = room.div_ceil(rows).clamp(1, units.max(1));
+        let part = 16 * shape.eights * 32 * shape.wide;
+        Ok(Cut {
+            kernel,
+            grid: [blocks, rows],
+            stages: [units, blocks],
+            shared,
+            partials: rows * blocks * 2 * part,
+            counters: rows * columns,
+        })
+    }
+
+    /// A block for each column of tiles, or for each part of its depth.
+    fn cut_for_few(&self, tokens: usize, columns: usize, first: &Packed) -> Cut {
+        let stages = first.k_tiles / STAGE;
+        let parts = kernels::parts(columns, stages, self.device.multiprocessors as usize);
+        let whole = first.groups == 1 || first.tiles_per_group.is_multiple_of(STAGE);
+        Cut {
+            kernel: kernels::matvec_name(first.bits, first.zeros.is_none(), first.half, whole),
+            grid: [columns, parts],
+            stages: [stages, parts],
+            shared: kernels::matvec_shared(tokens, stages.div_ceil(parts)),
+            partials: columns * parts * FEW * WIDE,
+            counters: columns,
+        }
+    }
+}
