@@ -9,7 +9,7 @@ use crate::{
     Architecture, Checkpoint, Error,
     block::{EmbedWeights, FinishWeights},
     graph::{self, LinearPlace, Matrix, NormSpec, Stage},
-    quantized::{is_stored, read_packed},
+    quantized::{is_stored, prepare_packed},
     source,
 };
 
@@ -182,8 +182,9 @@ impl<B: PackedBackend> Loader<'_, B> {
     }
 
     fn linear(&self, place: &LinearPlace) -> Result<Linear<B>, Error> {
-        if let Some(packed) = read_packed(self.checkpoint, self.quantization, place)? {
-            return Ok(Linear::Prepared(self.backend.prepare(&packed)?));
+        let Self { checkpoint, quantization, backend, .. } = *self;
+        if let Some(prepared) = prepare_packed(backend, checkpoint, quantization, place)? {
+            return Ok(Linear::Prepared(prepared));
         }
         let weight = source::weight(self.checkpoint, place)?;
         let bias = self.bias(place)?;

@@ -3,7 +3,7 @@
 use gptq_core::{Backend, Error, Reference};
 use ndarray::{Array2, ArrayView2};
 
-use crate::PackedLinearRef;
+use crate::{PackedLinearRef, marlin::MarlinRef};
 
 /// A [`Backend`] with linears in a layout of its own.
 ///
@@ -18,6 +18,15 @@ pub trait PackedBackend: Backend {
     /// # Errors
     /// The backend's.
     fn prepare(&self, layer: &PackedLinearRef<'_>) -> Result<Self::Packed, Error>;
+
+    /// Takes a packed layer in Marlin's words, if this machine's kernels read them as they are.
+    /// `None` if they do not: the caller [prepares](Self::prepare) the same layer then.
+    ///
+    /// # Errors
+    /// The backend's.
+    fn prepare_marlin(&self, _layer: &MarlinRef<'_>) -> Result<Option<Self::Packed>, Error> {
+        Ok(None)
+    }
 
     /// Lays a dense linear out: `weight` is out × in, `bias` has `out` entries.
     ///

@@ -3,6 +3,9 @@
 //! A tile is 16 inputs × 64 outputs. Of it, lane (g, t) = (lane / 4, lane mod 4) has 16 pairs of
 //! codes in `bits` words: pair 2j + h is inputs 8h + 2t and 8h + 2t + 1 of output g + 8j. A pair
 //! lies 16 bits apart, so that one mask takes both. `cuda/codes.cuh` is the other half of this law.
+//!
+//! Of 4 bits, a tile is one of Marlin's, word for word; only the order of tiles is another. Kernels
+//! ask how far it is from one to the next, so a file's words go to the GPU as they are.
 
 use gptq_core::{Bits, QuantizedMatrix};
 use rayon::prelude::*;
@@ -67,30 +70,44 @@ pub(super) struct Tiles {
     pub(super) unit: f32,
 }
 
+/// Halves of every output and group, [groups][⌈out/64⌉][g][j]: what a lane wants lies together.
+fn by_lane((outputs, groups): (usize, usize), value: impl Fn(usize, usize) -> u16) -> Vec<u16> {
+    let n_tiles = outputs.div_ceil(WIDE);
+    let mut all = vec![0u16; groups * n_tiles * WIDE];
+    for (at, slot) in all.iter_mut().enumerate() {
+        let (group, n, g, j) = (at / WIDE / n_tiles, at / WIDE % n_tiles, at % WIDE / 8, at % 8);
+        let output = n * WIDE + g + 8 * j;
+        if output < outputs {
+            *slot = value(output, group);
+        }
+    }
+    all
+}
+
+/// Scales as a lane wants them, and their unit.
+pub(super) fn scales(
+    shape: (usize, usize),
+    half: Half,
+    scale: impl Fn(usize, usize) -> f32,
+) -> (Vec<u16>, f32) {
+    let all = (0..shape.0).flat_map(|r| (0..shape.1).map(move |g| (r, g)));
+    let largest = all.fold(0f32, |most, (r, g)| most.max(scale(r, g).abs()));
+    let unit = if largest > 0.0 { 2f32.powi(largest.log2().floor() as i32 + 1) } else { 1.0 };
+    (by_lane(shape, |r, g| half.bits(scale(r, g) / unit)), unit)
+}
+
 impl Tiles {
     pub(super) fn new(matrix: &QuantizedMatrix, order: &Order, half: Half) -> Self {
         let (outputs, groups) = (matrix.out_features(), matrix.groups());
-        let (bits, n_tiles) = (matrix.bits, outputs.div_ceil(WIDE));
-        let largest = matrix.scales.iter().fold(0f32, |most, s| most.max(s.abs()));
-        let unit = if largest > 0.0 { 2f32.powi(largest.log2().floor() as i32 + 1) } else { 1.0 };
-        let of_outputs = |value: &(dyn Fn(usize, usize) -> u16 + Sync)| {
-            let mut all = vec![0u16; groups * n_tiles * WIDE];
-            for (at, slot) in all.iter_mut().enumerate() {
-                let (group, n, g, j) =
-                    (at / WIDE / n_tiles, at / WIDE % n_tiles, at % WIDE / 8, at % 8);
-                let output = n * WIDE + g + 8 * j;
-                if output < outputs {
-                    *slot = value(output, group);
-                }
-            }
-            all
-        };
+        let bits = matrix.bits;
+        let (scales, unit) = scales((outputs, groups), half, |r, g| matrix.scales[(r, g)]);
         let middle = 1u8 << (bits.get() - 1);
         let symmetric = matrix.zeros.iter().all(|&zero| zero == middle);
-        let zeros = || of_outputs(&|r, g| half.bits(f32::from(matrix.zeros[(r, g)])));
+        let zero = |r, g| half.bits(f32::from(matrix.zeros[(r, g)]));
+        let zeros = || by_lane((outputs, groups), zero);
         Self {
             codes: codes(matrix, order),
-            scales: of_outputs(&|r, g| half.bits(matrix.scales[(r, g)] / unit)),
+            scales,
             zeros: (!symmetric || matrix.bits != Bits::B4).then(zeros),
             unit,
         }

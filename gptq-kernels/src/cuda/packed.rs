@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::cast_slice;
 use gptq_core::{Bits, Error};
-use gptq_pack::{PackedBackend, PackedLinearRef};
+use gptq_pack::{PackedBackend, PackedLinearRef, marlin::MarlinRef};
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 
@@ -14,7 +14,7 @@ use super::{
     device::Buffer,
     half::Half,
     kernels::{Shape, dequantize_name, kernel_name},
-    layout::{DEEP, Order, Tiles, WIDE},
+    layout::{self, DEEP, Order, STAGE, Tiles, WIDE},
     ops::{Factor, optional, rows},
     tape::Argument::{At, Real, Whole, Wide},
     together::MOST_LINEARS,
@@ -314,6 +314,38 @@ impl PackedBackend for CudaBackend {
             weights: Weights::Packed(packed),
             bytes: bytes as u64,
         })
+    }
+
+    /// Where stages are whole and groups are whole tiles.
+    fn prepare_marlin(&self, layer: &MarlinRef<'_>) -> Result<Option<CudaPacked>, Error> {
+        let (outputs, inputs, of_group) =
+            (layer.out_features(), layer.in_features(), layer.group_columns());
+        if self.exact || !inputs.is_multiple_of(DEEP * STAGE) || !of_group.is_multiple_of(DEEP) {
+            return Ok(None);
+        }
+        let groups = inputs / of_group;
+        let scale = |r: usize, g: usize| layer.scales()[g * outputs + r].to_f32();
+        let (scales, unit) = layout::scales((outputs, groups), self.half, scale);
+        let packed = Packed {
+            bits: Bits::B4,
+            half: self.half,
+            codes: self.buffer_of(cast_slice(layer.words()))?,
+            scales: self.buffer_of(cast_slice(&scales))?,
+            zeros: None,
+            unit,
+            groups,
+            tiles_per_group: of_group / DEEP,
+            k_tiles: inputs / DEEP,
+            steps: [1, (outputs / WIDE) as u32],
+            order: None,
+        };
+        Ok(Some(CudaPacked {
+            outputs,
+            inputs,
+            bias: self.bias_of(layer.bias())?,
+            weights: Weights::Packed(packed),
+            bytes: (4 * layer.words().len() + 2 * scales.len()) as u64,
+        }))
     }
 
     fn prepare_dense(

@@ -2,7 +2,11 @@
 
 use gptq_core::{Backend, Bits, QuantizedMatrix, Reference};
 use gptq_kernels::cuda::{CudaBackend, Half};
-use gptq_pack::{PackedBackend, PackedLinear, ZeroPointFormat};
+use gptq_pack::{
+    Dtype, Format, LayerSpec, PackedBackend, PackedLinear, RawTensor, ZeroPointFormat,
+    marlin::{self, MarlinRef},
+    names::Part,
+};
 use half::{bf16, f16};
 use ndarray::{Array2, s};
 use proptest::{prelude::*, sample::select};
@@ -166,6 +170,69 @@ fn columns_cut_among_blocks() {
         let make = |outs, seed| layer(bits, (outs, 4096, 128), (false, false), seed);
         check(&gpu(), Half::F16, &values(tokens, 4096, 2), &[make(72, 1), make(60, 3)]);
     }
+}
+
+/// The words of a Marlin file give what the same layer gives when it is repacked, bit for bit: one
+/// token or two, many, and those for which weights are unpacked first.
+#[test]
+fn words_of_marlin() {
+    for (half, outs, ins, group) in [
+        (Half::F16, 256, 1152, 128),
+        (Half::Bf16, 512, 256, 128),
+        (Half::F16, 256, 1280, usize::MAX),
+        (Half::Bf16, 256, 128, usize::MAX),
+    ] {
+        let backend = gpu().with_half(half);
+        let matrices = [1, 5].map(|seed| layer(Bits::B4, (outs, ins, group), (true, false), seed));
+        let bias = values(1, outs, 9).mapv(|v| f16::from_f32(v).to_f32());
+        let (repacked, stored): (Vec<_>, Vec<_>) = matrices
+            .iter()
+            .map(|matrix| {
+                let packed = PackedLinear::pack(matrix, ZeroPointFormat::GptqV2).unwrap();
+                let packed = packed.with_bias(bias.as_slice().unwrap()).unwrap();
+                let spec = LayerSpec { bias: Some(Dtype::F16), ..LayerSpec::of(matrix) };
+                let stored = Format::Marlin.pack(matrix, &spec, bias.as_slice()).unwrap();
+                let stored = MarlinRef::from_tensors(&stored, &spec).unwrap();
+                let stored = backend.prepare_marlin(&stored).unwrap().unwrap();
+                (backend.prepare(&packed).unwrap(), stored)
+            })
+            .unzip();
+        for tokens in [1, 2, 5, 16, 40] {
+            let x = backend.upload((values(tokens, ins, 3) * 2.0).view()).unwrap();
+            let products = |layers: &[_]| {
+                let outs = backend.linears(&x, &layers.iter().collect::<Vec<_>>()).unwrap();
+                outs.iter().map(|out| backend.download(out).unwrap()).collect::<Vec<_>>()
+            };
+            assert_eq!(products(&stored), products(&repacked), "{tokens} tokens");
+        }
+        for ((stored, repacked), matrix) in stored.iter().zip(&repacked).zip(&matrices) {
+            let seen = backend.download(&backend.dequantize(stored).unwrap()).unwrap();
+            assert_eq!(seen, weights(matrix, half));
+            assert_eq!(backend.packed_bytes(stored), backend.packed_bytes(repacked));
+        }
+    }
+}
+
+/// What kernels cannot take as it is stored is left to the caller.
+#[test]
+fn words_of_marlin_that_are_no_whole_stages() {
+    let matrix = QuantizedMatrix {
+        bits: Bits::B4,
+        codes: values(64, 192, 1).mapv(|v| ((v + 1.0) * 7.99) as u8),
+        scales: Array2::from_elem((64, 3), 0.5),
+        zeros: Array2::from_elem((64, 3), 8),
+        g_idx: (0..192).map(|c| c / 64).collect(),
+    };
+    // Other writers are not as strict as ours.
+    let words = marlin::repack(Bits::B4, matrix.codes.view()).unwrap();
+    let bytes: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+    let halves: Vec<u8> = [f16::from_f32(0.5).to_le_bytes(); 192].concat();
+    let stored = [
+        (Part::B, RawTensor::new(Dtype::I32, &[12, 128], &bytes)),
+        (Part::S, RawTensor::new(Dtype::F16, &[3, 64], &halves)),
+    ];
+    let stored = MarlinRef::from_tensors(&stored, &LayerSpec::of(&matrix)).unwrap();
+    assert!(gpu().prepare_marlin(&stored).unwrap().is_none());
 }
 
 /// Scales that halves could not hold as they are.

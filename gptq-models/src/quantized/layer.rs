@@ -5,7 +5,7 @@ use std::{borrow::Cow, path::Path};
 use gptq_core::QuantizedMatrix;
 use gptq_pack::{
     CheckpointConfig, Dtype as PackDtype, Format, LayerSpec, LinearTensors, PackSpec,
-    PackedLinearRef, RawTensor, Width, ZeroPointFormat, names::Part,
+    PackedLinearRef, RawTensor, Width, ZeroPointFormat, marlin::MarlinRef, names::Part,
 };
 use ndarray::Array2;
 
@@ -30,7 +30,7 @@ impl<'a> StoredLayer<'a> {
     /// The packed layer of this name, with the dimensions that its tensors tell.
     ///
     /// # Errors
-    /// As [`read_packed`], for what headers can show.
+    /// [`Error::Packed`] and [`Error::MissingTensor`], for what headers can show.
     pub(crate) fn named(
         checkpoint: &'a Checkpoint,
         config: &CheckpointConfig,
@@ -167,7 +167,10 @@ impl<'a> StoredLayer<'a> {
         })
     }
 
-    /// As [`read_packed`].
+    /// The layer borrowed from the file if its format is `gptq` or `gptq_v2`, or else repacked.
+    ///
+    /// # Errors
+    /// [`Error::Packed`], [`Error::Scheme`].
     pub(crate) fn packed(&self) -> Result<PackedLinearRef<'a>, Error> {
         match self.format.zero_format() {
             Some(zero_format) => {
@@ -185,6 +188,18 @@ impl<'a> StoredLayer<'a> {
                 })
             }
         }
+    }
+
+    /// The layer in Marlin's words, if they are what the file has.
+    ///
+    /// # Errors
+    /// As [`packed`](Self::packed).
+    pub(super) fn marlin(&self) -> Result<Option<MarlinRef<'a>>, Error> {
+        if self.format != Format::Marlin {
+            return Ok(None);
+        }
+        let read = MarlinRef::from_tensors(&self.tensors, &self.spec);
+        read.map(Some).map_err(|source| self.explain(source))
     }
 
     fn linear(

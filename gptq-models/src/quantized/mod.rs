@@ -7,7 +7,7 @@ use std::path::Path;
 
 use gptq_core::QuantizedMatrix;
 use gptq_pack::{
-    CheckpointConfig, Dtype as PackDtype, Format, LEGACY_TENSORS, PackedLinearRef, RawTensor,
+    CheckpointConfig, Dtype as PackDtype, Format, LEGACY_TENSORS, PackedBackend, RawTensor,
 };
 use safetensors::Dtype;
 use serde_json::Value;
@@ -86,28 +86,35 @@ pub(crate) fn packed_names(checkpoint: &Checkpoint, format: Format) -> Vec<&str>
     checkpoint.tensors().filter_map(|tensor| Some(codes(tensor.name)?.0)).collect()
 }
 
-/// The packed form of a linear, if the checkpoint holds one: borrowed from the file if it is in
-/// format `gptq` or `gptq_v2`, repacked as `gptq_v2` from any other, with scales in half precision.
+/// A linear on a backend, if the checkpoint holds it packed: borrowed from the file if it is in
+/// format `gptq` or `gptq_v2`, or in `marlin` and the backend takes that; repacked as `gptq_v2`
+/// otherwise, with scales in half precision.
 ///
 /// # Errors
 /// [`Error::Packed`] and [`Error::Scheme`]; [`Error::MissingTensor`] if only some of its tensors
-/// are there.
-pub(crate) fn read_packed<'a>(
-    checkpoint: &'a Checkpoint,
+/// are there; the backend's.
+pub(crate) fn prepare_packed<B: PackedBackend>(
+    backend: &B,
+    checkpoint: &Checkpoint,
     quantization: Option<&CheckpointConfig>,
     place: &LinearPlace,
-) -> Result<Option<PackedLinearRef<'a>>, Error> {
-    let layer = StoredLayer::at(checkpoint, quantization, place)?;
-    layer.map(|layer| layer.packed()).transpose()
+) -> Result<Option<B::Packed>, Error> {
+    let Some(layer) = StoredLayer::at(checkpoint, quantization, place)? else { return Ok(None) };
+    if let Some(marlin) = layer.marlin()?
+        && let Some(prepared) = backend.prepare_marlin(&marlin)?
+    {
+        return Ok(Some(prepared));
+    }
+    Ok(Some(backend.prepare(&layer.packed()?)?))
 }
 
 /// Codes and grids, and the bias.
 pub(crate) type Quantized = (QuantizedMatrix, Option<Vec<f32>>);
 
-/// The same as codes and grids, with the bias, exactly as the file has them.
+/// A packed linear as codes and grids, with the bias, exactly as the file has them.
 ///
 /// # Errors
-/// As [`read_packed`].
+/// As [`prepare_packed`].
 pub(crate) fn read_quantized(
     checkpoint: &Checkpoint,
     quantization: Option<&CheckpointConfig>,

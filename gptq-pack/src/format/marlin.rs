@@ -4,6 +4,8 @@
 //! gives every thread of a warp eight codes of a tile: four inputs of one output, and the same four
 //! of the output eight further on. They share a word (4 bits) or two (8 bits).
 
+use std::borrow::Cow;
+
 use gptq_core::{Bits, QuantizedMatrix};
 use ndarray::{Array2, ArrayView2};
 
@@ -16,9 +18,11 @@ use crate::{
     view::natural_g_idx,
 };
 
+pub use super::marlin_ref::MarlinRef;
+
 pub(super) struct Marlin;
 
-const FORMAT: Format = Format::Marlin;
+pub(super) const FORMAT: Format = Format::Marlin;
 /// Inputs of a tile.
 const TILE_IN: usize = 16;
 /// Outputs of a tile.
@@ -87,6 +91,24 @@ pub fn repack(bits: Bits, codes: ArrayView2<'_, u8>) -> Result<Vec<u32>, Error> 
     Ok(words)
 }
 
+/// The codes of a layer that breaks no rule.
+pub(super) fn read_words<'a>(
+    stored: Stored<'_, 'a>,
+    spec: &LayerSpec,
+) -> Result<Cow<'a, [u32]>, Error> {
+    check(spec)?;
+    stored.need(Part::B)?.words(Expected {
+        part: Part::B,
+        shape: &[spec.in_features / TILE_IN, spec.out_features.saturating_mul(WORDS_PER_OUTPUT)],
+        rule: "rows are in_features / 16, columns 2 · out_features",
+    })
+}
+
+pub(super) fn scales_of(shape: &[usize]) -> Expected<'_> {
+    let rule = "rows are in_features / group_size, columns out_features";
+    Expected { part: Part::S, shape, rule }
+}
+
 fn whole_tiles(ins: usize, outs: usize) -> Result<(), Error> {
     rules::multiple(FORMAT, "in_features", ins, TILE_IN)?;
     rules::multiple(FORMAT, "out_features", outs, TILE_OUT)
@@ -95,7 +117,7 @@ fn whole_tiles(ins: usize, outs: usize) -> Result<(), Error> {
 /// Which output's scale stands `n`-th among those of one group. Threads read the scales of eight
 /// outputs at once: those of their own columns if groups change on the way through the inputs,
 /// those of their results if there is one group, which is applied at the end.
-fn scale_source(groups: usize, n: usize) -> usize {
+pub(super) fn scale_source(groups: usize, n: usize) -> usize {
     match groups {
         1 => n / 32 * 32 + 2 * (n % 32 / 8) + [0, 1, 8, 9, 16, 17, 24, 25][n % 8],
         _ => n / 64 * 64 + n % 64 / 8 + 8 * (n % 8),
@@ -168,19 +190,10 @@ impl Layout for Marlin {
 
     fn unpack(&self, stored: Stored<'_, '_>, spec: &LayerSpec) -> Result<QuantizedMatrix, Error> {
         let spec = LayerSpec { scattered: false, ..*spec };
-        check(&spec)?;
+        let words = read_words(stored, &spec)?;
         let LayerSpec { in_features: ins, out_features: outs, .. } = spec;
         let groups = spec.groups();
-        let words = stored.need(Part::B)?.words(Expected {
-            part: Part::B,
-            shape: &[ins / TILE_IN, outs.saturating_mul(WORDS_PER_OUTPUT)],
-            rule: "rows are in_features / 16, columns 2 · out_features",
-        })?;
-        let stored_scales = stored.need(Part::S)?.finite_floats(Expected {
-            part: Part::S,
-            shape: &[groups, outs],
-            rule: "rows are in_features / group_size, columns out_features",
-        })?;
+        let stored_scales = stored.need(Part::S)?.finite_floats(scales_of(&[groups, outs]))?;
         let mut codes = Array2::zeros((outs, ins));
         if let Some(fields) = fields(Bits::B4) {
             for_each_code(4, fields, (outs, ins), |word, shift, output, input| {

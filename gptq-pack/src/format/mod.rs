@@ -4,6 +4,7 @@ mod awq;
 mod compressed;
 mod gptq;
 pub mod marlin;
+mod marlin_ref;
 mod planar;
 mod rounding;
 mod rules;

@@ -2,7 +2,11 @@
 //! run of four tiles by a permutation of 1024, then pack neighbours.
 
 use gptq_core::{Bits, QuantizedMatrix};
-use gptq_pack::{Format, LayerSpec, marlin, names::Part};
+use gptq_pack::{
+    Dtype, Format, LayerSpec,
+    marlin::{self, MarlinRef},
+    names::Part,
+};
 use half::f16;
 use ndarray::Array2;
 use proptest::{collection::vec, prelude::*};
@@ -129,6 +133,37 @@ fn scales_are_permuted_in_both_ways() {
             flat.chunks(perm.len()).flat_map(|run| perm.iter().map(|&p| run[p])).collect();
         assert_eq!(stored, expected);
     }
+}
+
+/// Words as they are stored, scales in the order of the outputs.
+#[test]
+fn a_layer_is_borrowed_as_it_is_stored() {
+    for groups in [2, 1] {
+        let q = layer(groups);
+        let spec = LayerSpec { bias: Some(Dtype::F16), ..LayerSpec::of(&q) };
+        let bias: Vec<f32> = (0..512).map(|r| r as f32).collect();
+        let stored = Format::Marlin.pack(&q, &spec, Some(&bias)).unwrap();
+        let found = MarlinRef::from_tensors(&stored, &spec).unwrap();
+        assert_eq!((found.in_features(), found.out_features()), (256, 512));
+        assert_eq!(found.group_columns(), 256 / groups);
+        assert_eq!(found.words(), defined(Bits::B4, &q.codes));
+        let scales = found.scales().iter().map(|scale| scale.to_f32());
+        assert!(scales.eq(q.scales.t().iter().copied()));
+        assert_eq!(found.bias(), Some(&bias[..]));
+    }
+}
+
+#[test]
+fn a_layer_that_is_not_of_its_spec_is_not_borrowed() {
+    let q = layer(2);
+    let spec = LayerSpec::of(&q);
+    let stored = Format::Marlin.pack(&q, &spec, None).unwrap();
+    let refused = |spec| MarlinRef::from_tensors(&stored, &spec).unwrap_err().to_string();
+    assert!(refused(LayerSpec { sym: false, ..spec }).contains("no zero points"));
+    assert!(refused(LayerSpec { in_features: 128, ..spec }).contains("in_features / 16"));
+    assert!(refused(LayerSpec { in_features: 0, ..spec }).contains('0'));
+    let without = MarlinRef::from_tensors(&stored[..1], &spec).unwrap_err().to_string();
+    assert!(without.contains('s'), "{without}");
 }
 
 proptest! {

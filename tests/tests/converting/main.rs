@@ -1,10 +1,13 @@
 //! From format to format and back, what is refused, and what two folders differ in.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic like tests")]
 
+mod as_stored;
 mod dense;
 mod differences;
 mod direct;
 mod files;
+#[path = "../../../gptq-kernels/tests/cuda/gpu.rs"]
+mod gpu;
 mod losses;
 mod refusals;
 mod round_trips;
