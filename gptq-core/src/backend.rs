@@ -10,7 +10,7 @@ use crate::{Draw, Error, Hessian, Portable, QuantConfig, Solved, solve::solve_st
 pub struct AttentionShape {
     /// Query heads.
     pub heads: usize,
-    /// Key and value heads; query head h reads head `h · kv_heads / heads`.
+    /// Key and value heads, a divisor of `heads`; query head h reads head `h · kv_heads / heads`.
     pub kv_heads: usize,
     /// Channels of one head of queries and keys.
     pub head_dim: usize,

@@ -14,6 +14,7 @@ pub struct Isa {
 /// How a core reads weights from memory fastest, as far as it was measured. Results do not depend
 /// on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86-64 was measured"))]
 pub(crate) enum Reading {
     /// One place after the other, and nothing asked for: the hardware looks ahead. Zen 4 reads 30
     /// GB/s so and 23 where it is asked 8 KiB ahead; what was not measured is taken for one of these.

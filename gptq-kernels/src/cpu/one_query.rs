@@ -47,7 +47,8 @@ struct Sums {
 impl OneQuery<'_> {
     /// Fills `out`, heads × value_dim.
     pub(crate) fn attend(&self, out: &mut [f32]) {
-        let &AttentionShape { heads, value_dim, window, keys, .. } = self.shape;
+        let &AttentionShape { heads, kv_heads, value_dim, window, keys, .. } = self.shape;
+        assert!(heads.is_multiple_of(kv_heads), "attention: {heads} heads share {kv_heads}");
         let seen = window.first_key(keys - 1)..keys;
         // How keys are cut depends on their number alone, so that results do, too.
         let length = KEYS.max(seen.len().div_ceil(RUNS));
@@ -75,9 +76,7 @@ impl OneQuery<'_> {
         let of_keys = Rows { all: &self.k[keys.start * width..keys.end * width], width, group };
         isa.run(Scores { isa, q: self.q, keys: of_keys, head_dim, scale, scores: &mut scores });
         for (head, row) in scores.chunks_exact_mut(keys.len()).enumerate() {
-            let bias =
-                |(all, width): (_, usize)| &<[f32]>::split_at(all, head * width).1[keys.clone()];
-            let key_bias = self.key_bias.map(bias);
+            let key_bias = self.key_bias.map(|(all, width)| &all[head * width..][keys.clone()]);
             let least = f32::NEG_INFINITY;
             sums.weights[head] = isa.run(Exponentials { row, softcap, key_bias, least });
         }
@@ -113,6 +112,10 @@ impl<'a> Rows<'a> {
 
 /// What heads of one group see of some rows.
 #[derive(Clone, Copy)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "plain code reads the rows alone")
+)]
 pub(crate) struct Part<'a> {
     /// From their first channel on; the next row's is `width` numbers further.
     pub(crate) rows: &'a [f32],
