@@ -31,6 +31,7 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2, CowArray, Ix2, s};
 pub use isa::Isa;
 pub(crate) use isa::Kernel;
 pub use packed::CpuPacked;
+pub(crate) use packed::{Line, Lines};
 pub(crate) use peak::int8_peak;
 pub use precision::Precision;
 

@@ -25,6 +25,7 @@ pub(crate) fn gpu() -> CudaBackend {
 
 /// One that no other test asks for anything: what is counted, and what is on its tape, is the
 /// caller's alone.
+#[allow(dead_code, reason = "one set of tests counts, another does not")]
 pub(crate) fn own_gpu() -> CudaBackend {
     gpu();
     CudaBackend::open(0).unwrap()

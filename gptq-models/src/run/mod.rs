@@ -256,6 +256,13 @@ impl<'a, B: PackedBackend> Run<'a, B> {
         if more && self.stays_behind(&pass.behind, tokens, pass.parking.room()) {
             return Ok(reports);
         }
+        if !more && block + 1 == self.plan.blocks.len() && self.plan.head.is_none() {
+            // No one reads what the last stage of all would leave.
+            for at in pass.behind.drain(..) {
+                meter.add(at.cost.forward * self.samples.len() as f64, at.label());
+            }
+            return Ok(reports);
+        }
         let (interpreter, backend) = (self.interpreter(), loader.backend);
         for (w, walk) in pass.walks.iter_mut().enumerate() {
             pass.parking.check_out(backend, &mut walk.stream)?;

@@ -71,6 +71,7 @@ use super::{
     precision::Precision,
 };
 use dense::Dense;
+pub(crate) use lines::{Line, Lines};
 use tiles::Tiles;
 
 /// A linear laid out for the CPU's kernels, packed or dense, with its bias.
