@@ -95,7 +95,7 @@ impl<'a> MarlinRef<'a> {
         self.group_columns
     }
 
-    /// Tiles of 16 inputs × 64 outputs, [in/16][out/64], each of 128 words as
+    /// Tiles of 16 inputs × 64 outputs, in/16 × out/64 of them, each of 128 words as
     /// [`repack`](super::marlin::repack) makes them.
     pub fn words(&self) -> &[u32] {
         &self.words
