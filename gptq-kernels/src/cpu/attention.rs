@@ -4,7 +4,6 @@ use gptq_core::{AttentionShape, ScoreTerms};
 use std::ops::Range;
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
-use rayon::prelude::*;
 
 use super::{
     exp::{exp, tanh},
@@ -12,6 +11,7 @@ use super::{
     isa::{Isa, Kernel, total},
     one_query::OneQuery,
     rows::row_major,
+    share::share,
 };
 
 /// Queries per task: enough for a real product, few enough to skip most of what is masked.
@@ -104,23 +104,22 @@ pub(crate) fn attention(
         one.attend(out.as_slice_mut().expect("a fresh array"));
         return out;
     }
-    of_heads(out.view_mut(), length, QUERIES, value_dim).into_par_iter().for_each(
-        |(text, tile)| {
-            let head = Head::new(tile.column / value_dim, text, length, shape, terms);
-            let [q, k, v] = head.of(q, k, v);
-            let queries = tile.row..tile.row + tile.view.nrows();
-            let seen = head.seen_by(queries.clone());
-            let mut scores = Array2::zeros((queries.len(), seen.len()));
-            let (k, v) = (k.slice(s![seen.clone(), ..]), v.slice(s![seen.clone(), ..]));
-            let q = q.slice(s![queries.clone(), ..]);
-            product(isa, head.scale, q, k.t(), scores.view_mut(), false);
-            for (query, row) in queries.zip(scores.rows_mut()) {
-                let row = row.into_slice().expect("rows of a fresh array");
-                soften(isa, &head, query, seen.start, row);
-            }
-            product(isa, 1.0, scores.view(), v, tile.view, false);
-        },
-    );
+    let parts = of_heads(out.view_mut(), length, QUERIES, value_dim);
+    share(parts, |(text, tile)| {
+        let head = Head::new(tile.column / value_dim, text, length, shape, terms);
+        let [q, k, v] = head.of(q, k, v);
+        let queries = tile.row..tile.row + tile.view.nrows();
+        let seen = head.seen_by(queries.clone());
+        let mut scores = Array2::zeros((queries.len(), seen.len()));
+        let (k, v) = (k.slice(s![seen.clone(), ..]), v.slice(s![seen.clone(), ..]));
+        let q = q.slice(s![queries.clone(), ..]);
+        product(isa, head.scale, q, k.t(), scores.view_mut(), false);
+        for (query, row) in queries.zip(scores.rows_mut()) {
+            let row = row.into_slice().expect("rows of a fresh array");
+            soften(isa, &head, query, seen.start, row);
+        }
+        product(isa, 1.0, scores.view(), v, tile.view, false);
+    });
     out
 }
 

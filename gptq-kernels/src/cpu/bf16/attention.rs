@@ -2,7 +2,6 @@
 
 use gptq_core::{AttentionShape, ScoreTerms};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
-use rayon::prelude::*;
 
 use super::{
     super::{
@@ -10,6 +9,7 @@ use super::{
         gemm::Tile,
         isa::Isa,
         rows::written,
+        share::share,
     },
     MicroKernel, Packed, Side, kernel, multiply_block,
     pack::DEPTH,
@@ -28,7 +28,7 @@ pub(crate) fn attention(
     let length = q.nrows() / shape.texts;
     let heads = |out: ArrayViewMut2<'_, f32>| {
         let heads = of_heads(out, length, length, shape.value_dim);
-        heads.into_par_iter().for_each(|(text, tile)| {
+        share(heads, |(text, tile): (usize, Tile<'_>)| {
             let head = Head::new(tile.column / shape.value_dim, text, length, shape, terms);
             attend(isa, kernel, &head, head.of(q, k, v), tile.view);
         });

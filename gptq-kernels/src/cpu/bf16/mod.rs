@@ -17,11 +17,11 @@ mod pack;
 mod turn;
 
 use ndarray::{ArrayView2, ArrayViewMut2};
-use rayon::prelude::*;
 
 use super::{
     gemm::{Tile, tiles},
     isa::Isa,
+    share::share,
 };
 pub(crate) use attention::attention;
 use kernel::MicroKernel;
@@ -64,14 +64,13 @@ pub(crate) fn multiply(
     side: usize,
     c: ArrayViewMut2<'_, f32>,
     accumulate: bool,
-    wanted: impl Fn(&Tile<'_>) -> bool + Sync + Send,
+    wanted: impl Fn(&Tile<'_>) -> bool,
 ) {
     let kernel = kernel::best(left.isa()).expect("asked for before");
     assert_eq!((left.rows(), right.rows()), c.dim(), "bf16 product: result has another shape");
     assert_eq!(left.steps(), right.steps(), "bf16 product: inner dimensions differ");
-    tiles(c, side, side).into_par_iter().filter(wanted).for_each(|block| {
-        multiply_block(kernel, left, right, 0, block, accumulate);
-    });
+    let blocks = tiles(c, side, side).into_iter().filter(wanted).collect();
+    share(blocks, |block| multiply_block(kernel, left, right, 0, block, accumulate));
 }
 
 /// One block of the result, on the calling thread. The steps of `right` that meet those of `left`

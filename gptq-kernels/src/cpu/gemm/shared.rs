@@ -3,7 +3,13 @@
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 use rayon::prelude::*;
 
-use super::{super::isa::Isa, DEPTH, Tile, kernel::MicroKernel, pack::pack, tiles};
+use super::{
+    super::{isa::Isa, share::share},
+    DEPTH, Tile,
+    kernel::MicroKernel,
+    pack::pack,
+    tiles,
+};
 
 /// Rows of the result per task: whole strips of any kernel, 192 KiB of them for each `DEPTH`.
 const HEIGHT: usize = 192;
@@ -21,7 +27,7 @@ pub(crate) fn multiply(
     b: ArrayView2<'_, f32>,
     c: ArrayViewMut2<'_, f32>,
     accumulate: bool,
-    wanted: impl Fn(&Tile<'_>) -> bool + Sync + Send,
+    wanted: impl Fn(&Tile<'_>) -> bool,
 ) {
     let kernel = MicroKernel::best(isa);
     assert_eq!((a.nrows(), b.ncols()), c.dim(), "product: result has another shape");
@@ -30,7 +36,8 @@ pub(crate) fn multiply(
     let (height, width) = kernel.strips();
     let left = pieces(isa, a, HEIGHT, height);
     let right = pieces(isa, b.t(), WIDTH, width);
-    tiles(c, HEIGHT, WIDTH).into_par_iter().filter(wanted).for_each(|mut tile| {
+    let tasks = tiles(c, HEIGHT, WIDTH).into_iter().filter(wanted).collect();
+    share(tasks, |mut tile: Tile<'_>| {
         if depth == 0 && !accumulate {
             tile.view.fill(0.0);
         }
