@@ -186,6 +186,8 @@ impl Kernel for Sum<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
+        // As many sums as stay in registers.
+        const LANES: usize = 64;
         let Self { isa, weights, values, value_dim, out } = self;
         let Rows { all, width, group } = values;
         let count = all.len() / width;
@@ -202,8 +204,22 @@ impl Kernel for Sum<'_> {
                 }
                 let _ = isa;
                 for (weights, out) in weights.chunks(count).zip(out.chunks_exact_mut(value_dim)) {
-                    for (&weight, value) in weights.iter().zip(values.rows.chunks(width)) {
-                        for (out, &value) in out.iter_mut().zip(&value[..value_dim]) {
+                    let rows = || weights.iter().zip(values.rows.chunks(width));
+                    let (whole, rest) = out.as_chunks_mut::<LANES>();
+                    for (c, out) in whole.iter_mut().enumerate() {
+                        let mut sums = *out;
+                        for (&weight, value) in rows() {
+                            let value: &[f32; LANES] =
+                                value[c * LANES..].first_chunk().expect("a part of a value");
+                            for (sum, &value) in sums.iter_mut().zip(value) {
+                                *sum = mul_add::<FMA>(weight, value, *sum);
+                            }
+                        }
+                        *out = sums;
+                    }
+                    for (&weight, value) in rows() {
+                        let value = &value[whole.len() * LANES..value_dim];
+                        for (out, &value) in rest.iter_mut().zip(value) {
                             *out = mul_add::<FMA>(weight, value, *out);
                         }
                     }
