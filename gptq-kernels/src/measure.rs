@@ -52,21 +52,26 @@ impl<const PLACES: usize, const BUSY: bool> Kernel for Sum<'_, PLACES, BUSY> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) -> u32 {
-        // Independent sums, so that only memory limits them.
+        // Independent sums, so that only memory limits them, and loops of fixed length over arrays,
+        // which every build turns into vectors.
         const LINES: usize = 4;
         let mut sums = [[0u32; 16]; LINES];
-        let blocks = self.0.as_chunks::<LINES>().0;
-        let each = blocks.len() / PLACES;
-        for at in 0..each {
-            for place in 0..PLACES {
-                for (sums, line) in sums.iter_mut().zip(&blocks[place * each + at]) {
-                    for (sum, &word) in sums.iter_mut().zip(&line.0) {
+        let each = self.0.len() / PLACES / LINES * LINES;
+        let places: [&[Line]; PLACES] =
+            std::array::from_fn(|place| &self.0[place * each..][..each]);
+        for at in (0..each).step_by(LINES) {
+            for place in places {
+                let lines: &[Line; LINES] = place[at..].first_chunk().expect("whole blocks");
+                for l in 0..LINES {
+                    let mut sum = sums[l];
+                    for (sum, word) in sum.iter_mut().zip(lines[l].0) {
                         *sum = if BUSY {
                             (*sum ^ (word & 0x0f0f_0f0f)).wrapping_add(word >> 4 & 0x0f0f_0f0f)
                         } else {
                             *sum ^ word
                         };
                     }
+                    sums[l] = sum;
                 }
             }
         }
