@@ -22,16 +22,16 @@ const PASSES: usize = 5;
 /// make of it: Zen 4 reads a fifth more of a place where loads do not come at once. Takes about
 /// a second.
 pub fn read_bandwidth(threads: usize) -> f64 {
-    let threads = threads.max(1);
+    let (threads, isa) = (threads.max(1), Isa::best());
     let memory = Lines::zeroed(BYTES / size_of::<Line>());
     let share = memory.len() / threads;
     let parts: Vec<&[Line]> = memory.chunks_exact(share).take(threads).collect();
-    let fastest = |way: fn(&[Line])| {
+    let fastest = |way: fn(Isa, &[Line])| {
         let pass = || {
             let started = Instant::now();
             thread::scope(|scope| {
                 for &part in &parts {
-                    scope.spawn(move || way(part));
+                    scope.spawn(move || way(isa, part));
                 }
             });
             (share * threads * size_of::<Line>()) as f64 / started.elapsed().as_secs_f64()
@@ -41,8 +41,8 @@ pub fn read_bandwidth(threads: usize) -> f64 {
     fastest(read::<4, false>).max(fastest(read::<1, false>)).max(fastest(read::<1, true>))
 }
 
-fn read<const PLACES: usize, const BUSY: bool>(lines: &[Line]) {
-    black_box(Isa::best().run(Sum::<PLACES, BUSY>(lines)));
+fn read<const PLACES: usize, const BUSY: bool>(isa: Isa, lines: &[Line]) {
+    black_box(isa.run(Sum::<PLACES, BUSY>(lines)));
 }
 
 struct Sum<'a, const PLACES: usize, const BUSY: bool>(&'a [Line]);

@@ -62,8 +62,9 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let family = amd_family();
             if avx2 {
-                levels.push(Isa::of(Level::Avx2));
+                levels.push(Isa::of(Level::Avx2, family));
             }
             let avx512 = avx2
                 && is_x86_feature_detected!("avx512f")
@@ -77,8 +78,8 @@ impl Isa {
                 (bf16, Level::Avx512Bf16),
                 (bf16 && amx::usable(), Level::Amx),
             ];
-            levels
-                .extend(more.into_iter().filter(|(has, _)| *has).map(|(_, level)| Isa::of(level)));
+            let there = more.into_iter().filter(|(has, _)| *has);
+            levels.extend(there.map(|(_, level)| Isa::of(level, family)));
         }
         levels
     }
@@ -141,10 +142,10 @@ impl Isa {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn of(level: Level) -> Self {
+    fn of(level: Level, amd_family: Option<u32>) -> Self {
         let reading = match level {
             Level::Amx => Reading::Streams,
-            _ if amd_family().is_some_and(|family| family >= ZEN_5) => Reading::Ahead,
+            _ if amd_family.is_some_and(|family| family >= ZEN_5) => Reading::Ahead,
             _ => Reading::Steady,
         };
         Self { level, reading }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    ops::Range,
     sync::{Mutex, PoisonError},
 };
 
@@ -20,7 +19,10 @@ pub(crate) fn share<T: Send>(tasks: Vec<T>, work: impl Fn(T) + Sync) {
     }
     let count = tasks.len();
     let mut rest = tasks.into_iter();
-    let run = |thread| Mutex::new(rest.by_ref().take(run(thread, threads, count).len()).collect());
+    let run = |thread| {
+        let length = count * (thread + 1) / threads - count * thread / threads;
+        Mutex::new(rest.by_ref().take(length).collect())
+    };
     let runs: Vec<Mutex<VecDeque<T>>> = (0..threads).map(run).collect();
     let take = |run: &Mutex<VecDeque<T>>, which: fn(&mut VecDeque<T>) -> Option<T>| {
         which(&mut run.lock().unwrap_or_else(PoisonError::into_inner))
@@ -43,11 +45,6 @@ pub(crate) fn share<T: Send>(tasks: Vec<T>, work: impl Fn(T) + Sync) {
         }
         begin_with(0);
     });
-}
-
-/// The tasks that a thread begins with.
-pub(crate) fn run(thread: usize, threads: usize, tasks: usize) -> Range<usize> {
-    tasks * thread / threads..tasks * (thread + 1) / threads
 }
 
 #[cfg(test)]

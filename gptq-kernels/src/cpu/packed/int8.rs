@@ -51,8 +51,8 @@ fn one(isa: Isa, tiles: &Tiles, strip: usize, x: &Bytes, token: usize, y: &mut S
     if isa.has_vnni() {
         let ahead = isa.reading() == Reading::Ahead;
         let run = by_bits!(tiles.bits, BITS => match ahead {
-            true => vnni::one::<BITS, { vnni::AHEAD }>,
-            false => vnni::one::<BITS, 0>,
+            true => vnni::one::<BITS, true>,
+            false => vnni::one::<BITS, false>,
         });
         // SAFETY: the level says that the CPU has the instructions.
         return unsafe { run(tiles, strip, x, token, y) };

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// How far ahead memory is asked for, in lines, where that pays: of one strip.
-pub(crate) const AHEAD: usize = 128;
+const AHEAD: usize = 128;
 
 /// The same, of each of several strips.
 const AHEAD_OF_EACH: usize = 16;
@@ -29,12 +29,12 @@ pub(crate) unsafe fn product<const BITS: usize, const S: usize, const T: usize>(
 }
 
 /// One strip times one token: as [`product`], with everything in registers. Memory is asked for
-/// `AHEAD` lines ahead, if at all.
+/// [`AHEAD`] if `ASKING`.
 ///
 /// # Safety
 /// The CPU must have AVX-512 with VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
-pub(crate) unsafe fn one<const BITS: usize, const AHEAD: usize>(
+pub(crate) unsafe fn one<const BITS: usize, const ASKING: bool>(
     tiles: &Tiles,
     strip: usize,
     x: &Bytes,
@@ -48,7 +48,7 @@ pub(crate) unsafe fn one<const BITS: usize, const AHEAD: usize>(
         let bytes = x.from(token, lanes.start).as_chunks::<LANE>().0;
         let mut sums = [_mm512_setzero_si512(); WORD];
         for (words, x) in lines.chunks_exact(BITS * WORD).zip(bytes) {
-            if AHEAD > 0 {
+            if ASKING {
                 for word in words {
                     let ahead = (&raw const *word).wrapping_add(AHEAD);
                     _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
