@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::inst::{Address, Inst, Op, Slot, Space};
+use crate::inst::{Address, Collective, Group, Inst, Left, Op, Slot, Space};
 use crate::kernel::{Init, Kernel, Parameter, Source, Special};
 use crate::operand::Operand;
 use crate::scope::{Branch, Scope};
@@ -10,6 +10,7 @@ use crate::variable::{Variable, Variables};
 
 pub(crate) struct Builder<'a> {
     variables: &'a Variables,
+    target: &'a str,
     name: String,
     parameters: Vec<(String, Parameter)>,
     scopes: Vec<Scope>,
@@ -30,14 +31,32 @@ fn align(at: u64, to: u64) -> u64 {
     at.next_multiple_of(to.max(1))
 }
 
+/// Registers that products of a warpgroup read or write, in order.
+fn group_slots(insts: &[Inst]) -> Vec<Slot> {
+    let mut slots = Vec::new();
+    for inst in insts {
+        let Op::Together(together) = &inst.op else { continue };
+        let Collective::Group(Group::Multiply(product)) = &together.what else { continue };
+        slots.extend(&product.d);
+        if let Left::Registers(words) = product.a {
+            slots.extend(words);
+        }
+    }
+    slots.sort_unstable();
+    slots.dedup();
+    slots
+}
+
 impl<'a> Builder<'a> {
     pub(crate) fn new(
         name: String,
         parameters: Vec<(String, Parameter)>,
         variables: &'a Variables,
+        target: &'a str,
     ) -> Self {
         Self {
             variables,
+            target,
             name,
             parameters,
             scopes: vec![Scope::default()],
@@ -52,6 +71,11 @@ impl<'a> Builder<'a> {
             guard: None,
             tables: HashMap::new(),
         }
+    }
+
+    /// The architecture that the module is for.
+    pub(crate) fn target(&self) -> &str {
+        self.target
     }
 
     pub(crate) fn scope(&mut self) -> &mut Scope {
@@ -237,6 +261,7 @@ impl<'a> Builder<'a> {
                 _ => None,
             })
             .collect();
+        let group_slots = group_slots(&self.insts);
         Ok(Kernel {
             name: self.name,
             parameters: self.parameters.into_iter().map(|(_, parameter)| parameter).collect(),
@@ -244,6 +269,7 @@ impl<'a> Builder<'a> {
             sources: self.sources,
             slots: self.slots,
             block_slots,
+            group_slots,
             // Dynamic shared memory begins at the widest alignment that accesses need.
             static_shared: align(self.shared_bytes, 16) as usize,
             local_bytes: align(self.local_bytes, 16) as usize,

@@ -153,6 +153,41 @@ pub(crate) struct MmaShape {
     pub(crate) saturate: bool,
 }
 
+/// Where a warpgroup's product finds its left factor.
+#[derive(Clone, Copy)]
+pub(crate) enum Left {
+    Registers([Slot; 4]),
+    /// The slot of a descriptor of shared memory.
+    Shared(Slot),
+}
+
+/// A warpgroup's product: 64 rows, a multiple of eight columns, 16 deep.
+#[derive(Clone)]
+pub(crate) struct GroupProduct {
+    pub(crate) columns: usize,
+    pub(crate) ty: Ty,
+    pub(crate) d: Vec<Slot>,
+    pub(crate) a: Left,
+    /// The slot of B's descriptor.
+    pub(crate) b: Slot,
+    /// The slot that says whether the product is added to `d`.
+    pub(crate) add: Slot,
+    /// One of the factors' signs is turned, and not the other's.
+    pub(crate) negate: bool,
+}
+
+/// What a warp does as part of its warpgroup.
+#[derive(Clone)]
+pub(crate) enum Group {
+    Fence,
+    Commit,
+    /// Waits until at most so many groups are under way.
+    Wait {
+        left: u32,
+    },
+    Multiply(GroupProduct),
+}
+
 /// What the lanes of a warp do together.
 #[derive(Clone)]
 pub(crate) enum Collective {
@@ -165,6 +200,7 @@ pub(crate) enum Collective {
     MatchAll { wide: bool, d: Slot, p: Option<Slot>, a: Slot },
     LoadMatrix { at: Address, transposed: bool, d: Vec<Slot> },
     Mma { shape: MmaShape, d: Vec<Slot>, a: Vec<Slot>, b: Vec<Slot>, c: Vec<Slot> },
+    Group(Group),
 }
 
 /// A collective and the slot of its member mask; those without one need the whole warp.
@@ -243,6 +279,8 @@ pub(crate) enum Op {
     },
     AsyncWaitAll,
     Barrier(Box<Barrier>),
+    /// Orders this thread's writes to shared memory before what reads it asynchronously.
+    ProxyFence,
     Together(Box<Together>),
     /// Asks which space a generic address points to.
     IsSpace {

@@ -89,6 +89,8 @@ pub(crate) struct Kernel {
     pub(crate) slots: Vec<Init>,
     /// Slots that change from block to block, with their axis.
     pub(crate) block_slots: Vec<(Slot, u8)>,
+    /// Registers that products of a warpgroup read or write, in order.
+    pub(crate) group_slots: Vec<Slot>,
     pub(crate) static_shared: usize,
     pub(crate) local_bytes: usize,
     pub(crate) max_threads: Option<u32>,

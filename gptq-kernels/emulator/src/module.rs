@@ -7,7 +7,7 @@ use crate::decode;
 use crate::error::Error;
 use crate::kernel::{Kernel, Parameter};
 use crate::operand::number;
-use crate::text::{Cursor, tokens};
+use crate::text::{Cursor, target, tokens};
 use crate::variable::{Declaration, Variables};
 
 /// Parsed PTX: its kernels and its variables.
@@ -25,13 +25,14 @@ impl Module {
     /// Reads PTX text; an instruction that the emulator does not know is an error.
     pub fn parse(ptx: &str) -> Result<Self, Error> {
         let mut cursor = Cursor::new(tokens(ptx));
+        let target = target(ptx);
         let mut module = Self { kernels: BTreeMap::new(), variables: Variables::default() };
         while let Some(word) = cursor.peek() {
             match word {
                 ".visible" | ".extern" | ".weak" | ".common" | ";" => {
                     cursor.next();
                 }
-                ".entry" => module.entry(&mut cursor)?,
+                ".entry" => module.entry(&mut cursor, target)?,
                 ".func" => skip_function(&mut cursor),
                 ".section" => cursor.skip_braces(),
                 ".pragma" => {
@@ -82,7 +83,7 @@ impl Module {
         Ok(())
     }
 
-    fn entry(&mut self, cursor: &mut Cursor) -> Result<(), Error> {
+    fn entry(&mut self, cursor: &mut Cursor, target: &str) -> Result<(), Error> {
         cursor.next();
         let name = cursor.next();
         let parameters = parameters(cursor)?;
@@ -100,7 +101,7 @@ impl Module {
                 }
             }
         }
-        let mut builder = Builder::new(name.clone(), parameters, &self.variables);
+        let mut builder = Builder::new(name.clone(), parameters, &self.variables, target);
         body(cursor, &mut builder)?;
         let line = cursor.line();
         let kernel =

@@ -10,6 +10,14 @@ pub(crate) struct Token {
 /// These end with their line and not with a semicolon.
 const LINE_DIRECTIVES: [&str; 5] = [".loc", ".file", ".version", ".target", ".address_size"];
 
+/// The architecture in the text's `.target`.
+pub(crate) fn target(ptx: &str) -> &str {
+    let mut lines = ptx.lines().map(str::trim_start);
+    let named = lines.find_map(|line| line.strip_prefix(".target"));
+    let end = |c: char| c == ',' || c == '/' || c.is_whitespace();
+    named.and_then(|rest| rest.trim_start().split(end).next()).unwrap_or_default()
+}
+
 fn is_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '$' | '%' | '.')
 }

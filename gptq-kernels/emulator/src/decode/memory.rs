@@ -12,6 +12,10 @@ pub(super) fn decode(builder: &mut Builder<'_>, statement: &Statement) -> Option
         "st" => Some(access(builder, statement, false)),
         "atom" | "red" => Some(atomic(builder, statement)),
         "cp" => Some(copy(builder, statement)),
+        "fence" if is_proxy_fence(statement) => {
+            builder.emit(Op::ProxyFence);
+            Some(Ok(()))
+        }
         "membar" | "fence" | "prefetch" | "prefetchu" | "discard" | "applypriority"
         | "createpolicy" | "nanosleep" => {
             builder.emit(Op::Nothing);
@@ -19,6 +23,12 @@ pub(super) fn decode(builder: &mut Builder<'_>, statement: &Statement) -> Option
         }
         _ => None,
     }
+}
+
+/// Those for other spaces or proxies order nothing that is kept track of.
+fn is_proxy_fence(statement: &Statement) -> bool {
+    let parts: Vec<_> = statement.parts[1..].iter().map(String::as_str).collect();
+    matches!(parts[..], ["proxy", "async"] | ["proxy", "async", "shared::cta"])
 }
 
 fn space(statement: &Statement) -> Space {

@@ -6,6 +6,7 @@ mod control;
 mod memory;
 mod moves;
 mod warp;
+mod warpgroup;
 
 use crate::builder::Builder;
 use crate::inst::{Op, Slot};

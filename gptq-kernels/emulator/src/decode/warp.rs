@@ -1,6 +1,6 @@
 //! What the lanes of a warp do together.
 
-use super::{Outcome, Statement};
+use super::{Outcome, Statement, warpgroup};
 use crate::builder::Builder;
 use crate::inst::{
     Collective, MmaShape, Op, ReduceKind, ShuffleKind, Slot, Space, Together, VoteKind,
@@ -18,12 +18,13 @@ pub(super) fn decode(builder: &mut Builder<'_>, statement: &Statement) -> Option
         "match" => matching(builder, statement),
         "ldmatrix" => load_matrix(builder, statement),
         "mma" => mma(builder, statement),
+        "wgmma" => warpgroup::decode(builder, statement),
         _ => return None,
     };
     Some(together.map(|together| builder.emit(Op::Together(Box::new(together)))))
 }
 
-type Decoded = Result<Together, String>;
+pub(super) type Decoded = Result<Together, String>;
 
 fn bar_warp(builder: &mut Builder<'_>, statement: &Statement) -> Decoded {
     let mask = Some(builder.from(statement.operand(0)?)?);

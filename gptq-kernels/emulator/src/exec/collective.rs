@@ -1,5 +1,6 @@
 //! What the lanes of a warp do together, once all of them are there.
 
+use super::flight::Flight;
 use super::matrix;
 use super::shadow::Who;
 use super::step::address;
@@ -15,10 +16,12 @@ pub(super) struct Lanes<'a> {
     pub(super) group: &'a [usize],
     pub(super) store: &'a mut Store,
     pub(super) order: u32,
+    /// Products of its warpgroup, where the kernel has any.
+    pub(super) flight: Option<&'a mut Flight>,
 }
 
 /// The thread that is at fault, and what it did.
-type Failure = (usize, String);
+pub(super) type Failure = (usize, String);
 
 impl Lanes<'_> {
     pub(super) fn get(&self, thread: usize, slot: Slot) -> u64 {
@@ -68,6 +71,7 @@ impl Lanes<'_> {
                 self.load_matrix(at, *transposed, d)?;
             }
             Collective::Mma { shape, d, a, b, c } => matrix::multiply(self, *shape, d, a, b, c),
+            Collective::Group(what) => self.group(what)?,
         }
         Ok(())
     }

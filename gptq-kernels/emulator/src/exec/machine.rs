@@ -2,12 +2,13 @@
 
 use super::Launch;
 use super::collective;
+use super::flight::Flight;
 use super::global::Global;
 use super::shadow::{Shadow, Who};
 use super::step::{State, Thread};
 use super::store::Store;
 use crate::error::{Error, Fault};
-use crate::inst::{Collective, Op, Together};
+use crate::inst::{Collective, Group, Op, Together};
 use crate::kernel::{Init, Kernel, Special};
 
 pub(crate) struct Machine<'a> {
@@ -19,6 +20,8 @@ pub(crate) struct Machine<'a> {
     pub(super) threads: Vec<Thread>,
     /// How often each warp has met.
     orders: Vec<u32>,
+    /// Each warp's products of its warpgroup; none if the kernel has no such products.
+    flights: Vec<Flight>,
     /// Threads that came to a barrier and went on.
     pub(super) arrivals: Vec<usize>,
     block: [u32; 3],
@@ -40,13 +43,20 @@ impl<'a> Machine<'a> {
     ) -> Self {
         let count: usize = launch.block.iter().map(|&side| side as usize).product();
         let shared = kernel.static_shared + launch.dynamic_shared;
+        let grouped = !kernel.group_slots.is_empty();
+        let mut shadow = Shadow::new(shared, launch.races);
+        if grouped {
+            shadow = shadow.with_proxy(count);
+        }
+        let warps = if grouped { count.div_ceil(32) } else { 0 };
+        let flight = |warp| Flight::new(&kernel.group_slots, (warp / 4 + 1) * 128 <= count);
         let mut machine = Self {
             kernel,
             launch,
             store: Store {
                 global: Global::new(ranges),
                 shared: vec![0; shared],
-                shadow: Shadow::new(shared, launch.races),
+                shadow,
                 local: vec![0; count * kernel.local_bytes],
                 local_bytes: kernel.local_bytes,
                 parameters: parameters.to_vec(),
@@ -55,6 +65,7 @@ impl<'a> Machine<'a> {
             regs: vec![0; count * kernel.slots.len()],
             threads: (0..count).map(|_| Thread::new()).collect(),
             orders: vec![0; count.div_ceil(32)],
+            flights: (0..warps).map(flight).collect(),
             arrivals: vec![0; 16],
             block: [0; 3],
             instructions: 0,
@@ -114,12 +125,15 @@ impl<'a> Machine<'a> {
         }
         self.store.shadow.begin_block();
         self.arrivals.fill(0);
+        for (flight, regs) in self.flights.iter_mut().zip(self.regs.chunks_mut(32 * slots.max(1))) {
+            flight.begin(regs, slots);
+        }
         loop {
             for warp in 0..self.orders.len() {
                 self.run_warp(warp)?;
             }
             if self.threads.iter().all(|thread| thread.state == State::Done) {
-                return Ok(());
+                return self.landed();
             }
             if !self.barrier()? {
                 return Err(self.deadlock());
@@ -213,13 +227,40 @@ impl<'a> Machine<'a> {
             group,
             store: &mut self.store,
             order: self.orders[warp],
+            flight: self.flights.get_mut(warp),
         };
         let done = lanes.act(&together.what);
         done.map_err(|(thread, what)| self.fault(thread, what))?;
-        self.orders[warp] += 1;
+        match together.what {
+            // These order nothing between the lanes.
+            Collective::Group(Group::Multiply(_)) => {
+                self.flights[warp].last = self.threads[start].pc
+            }
+            Collective::Group(_) => {}
+            _ => self.orders[warp] += 1,
+        }
         for &thread in group {
             self.threads[thread].pc += 1;
             self.threads[thread].state = State::Ready;
+        }
+        Ok(())
+    }
+
+    /// At a block's end: the products of its warpgroups were waited for, and whole.
+    fn landed(&mut self) -> Result<(), Error> {
+        for warp in 0..self.flights.len() {
+            let (flight, first) = (&self.flights[warp], &self.flights[warp / 4 * 4]);
+            let what = if !flight.is_idle() {
+                "the block ends, and nobody waited for this wgmma"
+            } else if !flight.agrees(first) {
+                "the warps of a warpgroup issued different wgmmas"
+            } else {
+                continue;
+            };
+            // The threads have ended: the last product is what there is to show.
+            let shown = if flight.has_issued() { warp } else { warp / 4 * 4 };
+            self.threads[warp * 32].pc = self.flights[shown].last;
+            return Err(self.fault(warp * 32, what.to_owned()));
         }
         Ok(())
     }

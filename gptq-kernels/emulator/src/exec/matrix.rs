@@ -9,7 +9,7 @@ use crate::number::round::{bf16_value, f16_value, to_f16};
 use crate::types::Ty;
 
 /// One element of a word, whole numbers exact in `f64` too.
-fn element(ty: Ty, word: u64, at: usize) -> f64 {
+pub(super) fn element(ty: Ty, word: u64, at: usize) -> f64 {
     match ty {
         Ty::F16 => f16_value(word >> (16 * at)).into(),
         Ty::Bf16 => bf16_value(word >> (16 * at) & 0xffff).into(),
@@ -18,6 +18,21 @@ fn element(ty: Ty, word: u64, at: usize) -> f64 {
         Ty::S8 => ((word >> (8 * at)) as i8).into(),
         _ => ((word >> (8 * at)) as u8).into(),
     }
+}
+
+/// How far a warpgroup's product goes along K.
+pub(super) const DEPTH: usize = 16;
+
+/// Products of 16 rows with eight columns of a warpgroup's product.
+pub(super) fn sums(left: &[[f64; DEPTH]], right: &[[f64; DEPTH]]) -> [[f64; 8]; 16] {
+    let columns: [[f64; 8]; DEPTH] = std::array::from_fn(|k| std::array::from_fn(|n| right[n][k]));
+    let mut sums = [[0f64; 8]; 16];
+    for (row, sum) in left.iter().zip(&mut sums) {
+        for (x, column) in row.iter().zip(&columns) {
+            sum.iter_mut().zip(column).for_each(|(sum, y)| *sum += x * y);
+        }
+    }
+    sums
 }
 
 pub(super) fn multiply(

@@ -3,14 +3,18 @@
 pub(crate) mod atomic;
 mod barrier;
 mod collective;
+mod descriptor;
+mod flight;
 mod global;
 mod machine;
 mod matrix;
 pub(crate) mod order;
+mod proxy;
 mod shadow;
 pub(crate) mod space;
 mod step;
 mod store;
+mod warpgroup;
 
 use order::Order;
 

@@ -4,6 +4,8 @@
 //! Time is counted twice. A barrier of the block begins a new epoch for all; anything that the
 //! lanes of a warp do together begins a new order among them.
 
+use super::proxy::Proxy;
+
 /// A thread at a moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Who {
@@ -107,16 +109,30 @@ pub(crate) struct Shadow {
     /// The epoch in which the block began.
     began: u32,
     races: bool,
+    /// For kernels with products of warpgroups, if races are looked for.
+    proxy: Option<Box<Proxy>>,
 }
 
 impl Shadow {
     pub(crate) fn new(bytes: usize, races: bool) -> Self {
-        Self { words: vec![Word::default(); bytes.div_ceil(4)], epoch: 1, began: 1, races }
+        let words = vec![Word::default(); bytes.div_ceil(4)];
+        Self { words, epoch: 1, began: 1, races, proxy: None }
+    }
+
+    /// Follows what so many threads' products of warpgroups read.
+    pub(crate) fn with_proxy(mut self, threads: usize) -> Self {
+        if self.races {
+            self.proxy = Some(Box::new(Proxy::new(4 * self.words.len(), threads)));
+        }
+        self
     }
 
     pub(crate) fn begin_block(&mut self) {
         self.epoch += 1;
         self.began = self.epoch;
+        if let Some(proxy) = &mut self.proxy {
+            proxy.begin_block();
+        }
     }
 
     pub(crate) fn barrier(&mut self) {
@@ -167,6 +183,7 @@ impl Shadow {
             word.valid |= mask;
             word.write.add(self.epoch, mask, who, MIXED);
         }
+        self.wrote(at, bytes, who);
         Ok(())
     }
 
@@ -182,6 +199,7 @@ impl Shadow {
         if !self.races {
             return Ok(());
         }
+        self.check_readers(index, at)?;
         if word.read.conflicts(self.epoch, mask, who) {
             return Err(race(at, "written", "read", word.read.who));
         }
@@ -200,6 +218,9 @@ impl Shadow {
         touch: Touch,
     ) -> Result<(), String> {
         for (index, mask) in Self::masks(at, bytes) {
+            if touch != Touch::Read {
+                self.check_readers(index, at)?;
+            }
             let word = &mut self.words[index];
             let fresh = word.write.epoch < self.began;
             if touch != Touch::Write && (fresh || word.valid & mask != mask) {
@@ -220,6 +241,9 @@ impl Shadow {
             word.valid = mask | if fresh { 0 } else { word.valid };
             word.write = Mark { epoch: self.epoch, order: who.order, who: mine, mask: 0xf };
         }
+        if touch != Touch::Read {
+            self.wrote(at, bytes, who);
+        }
         Ok(())
     }
 
@@ -230,6 +254,46 @@ impl Shadow {
             self.words[index].in_flight |= mask;
         }
         Ok(())
+    }
+
+    fn check_readers(&self, index: usize, at: usize) -> Result<(), String> {
+        if self.proxy.as_ref().is_some_and(|proxy| proxy.is_read(index)) {
+            return Err(format!(
+                "shared memory at {at:#x} is written while a wgmma that reads it is under way"
+            ));
+        }
+        Ok(())
+    }
+
+    fn wrote(&mut self, at: usize, bytes: usize, who: Who) {
+        if let Some(proxy) = &mut self.proxy {
+            proxy.wrote(at, bytes, who);
+        }
+    }
+
+    pub(crate) fn proxy_fence(&mut self, who: Who) {
+        if let Some(proxy) = &mut self.proxy {
+            proxy.fence(who, self.epoch);
+        }
+    }
+
+    /// A product of a warpgroup begins to read.
+    pub(crate) fn begin_read(&mut self, at: usize, bytes: usize, who: Who) -> Result<(), String> {
+        self.read(at, bytes, who)?;
+        let Some(proxy) = &mut self.proxy else { return Ok(()) };
+        for word in (at..at + bytes).step_by(4) {
+            proxy.begin(word, 4, who, self.words[word / 4].write.epoch)?;
+        }
+        Ok(())
+    }
+
+    /// It has been waited for: up to now it may have read.
+    pub(crate) fn end_read(&mut self, at: usize, bytes: usize, who: Who) {
+        let Some(proxy) = &mut self.proxy else { return };
+        proxy.end(at, bytes);
+        for (index, mask) in Self::masks(at, bytes) {
+            self.words[index].read.add(self.epoch, mask, who, READERS);
+        }
     }
 
     pub(crate) fn land(&mut self, at: usize, bytes: usize) {

@@ -157,6 +157,7 @@ impl Thread {
                 self.open = 0;
                 self.wait(store, 0, who)?;
             }
+            Op::ProxyFence => store.shadow.proxy_fence(who),
             Op::Barrier(_) => {
                 self.state = State::Barrier;
                 return Ok(());

@@ -113,6 +113,19 @@ impl Store {
         Ok(())
     }
 
+    /// Sixteen bytes of shared memory that a warpgroup's product reads, from now to its wait.
+    pub(crate) fn begin_read(&mut self, address: u64, who: Who) -> Result<[u8; 16], String> {
+        let at = slice_of("shared", self.shared.len(), address, 16)?;
+        self.shadow.begin_read(at, 16, who)?;
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&self.shared[at..at + 16]);
+        Ok(bytes)
+    }
+
+    pub(crate) fn end_read(&mut self, address: u64, who: Who) {
+        self.shadow.end_read(address as usize, 16, who);
+    }
+
     /// Reads, changes and writes a value as one step.
     pub(crate) fn update(
         &mut self,
