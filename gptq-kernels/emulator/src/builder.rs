@@ -21,6 +21,8 @@ pub(crate) struct Builder<'a> {
     /// Where shared and local variables of this kernel lie.
     shared: HashMap<String, u64>,
     shared_bytes: u64,
+    /// Dynamic shared memory begins at the widest alignment that accesses need, or wider.
+    dynamic_align: u64,
     local: HashMap<String, u64>,
     local_bytes: u64,
     guard: Option<(Slot, bool)>,
@@ -66,6 +68,7 @@ impl<'a> Builder<'a> {
             known: HashMap::new(),
             shared: HashMap::new(),
             shared_bytes: 0,
+            dynamic_align: 16,
             local: HashMap::new(),
             local_bytes: 0,
             guard: None,
@@ -223,7 +226,10 @@ impl<'a> Builder<'a> {
             Some(Variable::Shared { align, bytes }) => {
                 return Some(Init::Constant(self.declare_shared(name, *align, *bytes)));
             }
-            Some(Variable::DynamicShared) => return Some(Init::DynamicShared),
+            Some(Variable::DynamicShared { align }) => {
+                self.dynamic_align = self.dynamic_align.max(*align);
+                return Some(Init::DynamicShared);
+            }
             None => {}
         }
         match name {
@@ -270,8 +276,7 @@ impl<'a> Builder<'a> {
             slots: self.slots,
             block_slots,
             group_slots,
-            // Dynamic shared memory begins at the widest alignment that accesses need.
-            static_shared: align(self.shared_bytes, 16) as usize,
+            static_shared: align(self.shared_bytes, self.dynamic_align) as usize,
             local_bytes: align(self.local_bytes, 16) as usize,
             max_threads,
         })

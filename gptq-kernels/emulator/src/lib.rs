@@ -3,6 +3,8 @@
 //! [`Module`] reads the text and runs its kernels one block after the other. It is strict where a
 //! device is lenient: an access outside an allocation, a race in shared memory, a read of what
 //! nobody wrote or a barrier that some thread misses is an error that names its instruction.
+//! Products of a warpgroup give their results at the wait and not before, and until then nothing
+//! that they may read or write must change.
 //!
 //! The shared library built from this crate stands in for the CUDA driver: opened before the
 //! program looks for the driver, it is what the program finds. What its device is like is set by

@@ -13,7 +13,9 @@ pub(crate) enum Variable {
         align: u64,
         bytes: u64,
     },
-    DynamicShared,
+    DynamicShared {
+        align: u64,
+    },
 }
 
 #[derive(Default)]
@@ -92,8 +94,11 @@ impl Variables {
 
     pub(crate) fn add_shared(&mut self, declaration: Declaration) {
         let Declaration { name, align, bytes, open, .. } = declaration;
-        let variable =
-            if open { Variable::DynamicShared } else { Variable::Shared { align, bytes } };
+        let variable = if open {
+            Variable::DynamicShared { align }
+        } else {
+            Variable::Shared { align, bytes }
+        };
         self.known.insert(name, variable);
     }
 

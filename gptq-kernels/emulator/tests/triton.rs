@@ -125,6 +125,12 @@ fn two_warpgroups() {
 }
 
 #[test]
+fn all_columns() {
+    let ptx = include_str!("kernels/triton_wide.ptx");
+    Case { ptx, sizes: [64, 256, 64], shared: 65536, bits: bf16_bits, ..PLAIN }.check();
+}
+
+#[test]
 fn products_of_warps() {
     let ptx = include_str!("kernels/triton_mma.ptx");
     Case { ptx, sizes: [32, 32, 256], shared: 16384, ..PLAIN }.check();

@@ -147,6 +147,15 @@ fn shared_memory_is_not_there_yet() {
     says(&instead(RIGHT, "fence.proxy.async.shared::cta;", ""), "by_descriptor", what);
     says(&instead(RIGHT, "fence.proxy.async;", ""), "by_registers", what);
     says(&instead(RIGHT, "fence.proxy.async;", "fence.proxy.async.global;"), "by_registers", what);
+    // The writer's own comes too late after the barrier, for other warps.
+    let late = instead(RIGHT, "fence.proxy.async;", "@%p1 fence.proxy.async;");
+    says(&late, "by_registers", what);
+    let late = instead(
+        &late,
+        "@%p1 fence.proxy.async;",
+        "@%p1 fence.proxy.async;\nbar.sync 0;\n@%p1 fence.proxy.async;",
+    );
+    run(&late, "by_registers", 128, true).unwrap();
     // The reader's fence orders nothing that no barrier has brought before it.
     let early = instead(
         RIGHT,
@@ -173,7 +182,7 @@ fn shared_memory_is_not_there_yet() {
 
 #[test]
 fn warps_do_not_agree() {
-    let second = "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%f1, %f2, %f3, %f4}, %rd7, %rd8, %p2, 1,";
+    let second = RIGHT.lines().find(|line| line.contains("%p2, 1, -1")).unwrap();
     let alone = format!("shr.u32 %r30, %r1, 5;\nsetp.ne.u32 %p3, %r30, 2;\n@%p3 {second}");
     says(&instead(RIGHT, second, &alone), "by_descriptor", "issued different wgmmas");
     let lanes = marked(
@@ -211,4 +220,16 @@ fn what_is_refused() {
     refused("m64n8k16", "m64n12k16", "unknown shape");
     refused("m64n8k16", "m64n16k16", "another length");
     refused("{%f1, %f2, %f3, %f4}, %rd7", "{%f1, %f2, %f3, %f1}, %rd7", "named twice");
+}
+
+#[test]
+fn dynamic_memory_begins_where_it_asks_to() {
+    // Four bytes of static memory would move it by 16 otherwise, into the middle of a pattern.
+    let moved = instead(
+        RIGHT,
+        "mov.u32 %r2, tiles;",
+        ".shared .align 4 .b8 own[4];\nmov.u32 %r30, own;\nmov.u32 %r2, tiles;",
+    );
+    let shown = instead(&moved, "// MARK waited\n", "cvt.rn.f32.u32 %f1, %r2;\n");
+    assert_eq!(run(&shown, "by_descriptor", 128, true).unwrap()[0], 1024.0);
 }

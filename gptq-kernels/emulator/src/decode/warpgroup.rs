@@ -60,7 +60,10 @@ fn product(
         descriptor => Left::Shared(builder.from(descriptor)?),
     };
     let b = builder.from(statement.operand(2)?)?;
-    let add = builder.to(statement.operand(3)?)?;
+    let add = match statement.operand(3)? {
+        predicate @ (Operand::Name(_) | Operand::Number(0 | 1)) => builder.from(predicate)?,
+        _ => return Err("a predicate was expected".into()),
+    };
     let negate = sign(statement.operand(4)?)? != sign(statement.operand(5)?)?;
     let factors = if matches!(a, Left::Shared(_)) { 2 } else { 1 };
     if statement.operands.len() != 6 + factors {

@@ -8,6 +8,7 @@ use super::function::Function;
 use super::state::{put, with, with_alive};
 use super::work::complain;
 use crate::module::Module;
+use crate::text::target;
 
 /// A string of the caller's.
 fn text<'a>(start: *const c_char) -> Option<&'a CStr> {
@@ -18,11 +19,13 @@ fn text<'a>(start: *const c_char) -> Option<&'a CStr> {
     Some(unsafe { CStr::from_ptr(start) })
 }
 
-/// The capability that the text was compiled for.
-fn target(ptx: &str) -> Option<u32> {
-    let (_, after) = ptx.split_once(".target")?;
-    let name = after.trim_start().strip_prefix("sm_")?;
-    name.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+/// Whether a device of the capability runs code for the architecture: `sm_80` runs on all later
+/// ones, `sm_90a` on its own alone.
+fn runs(architecture: &str, capability: u32) -> bool {
+    let Some(name) = architecture.strip_prefix("sm_") else { return false };
+    let digits = name.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let alone = digits != name;
+    digits.parse().is_ok_and(|least: u32| least == capability || !alone && least < capability)
 }
 
 fn load(handle: *mut usize, ptx: &[u8]) -> u32 {
@@ -33,7 +36,7 @@ fn load(handle: *mut usize, ptx: &[u8]) -> u32 {
             return Err(Code::INVALID_IMAGE);
         }
         let (major, minor) = state.config.capability;
-        if target(ptx).is_none_or(|target| target > 10 * major + minor) {
+        if !runs(target(ptx), 10 * major + minor) {
             return Err(Code::INVALID_PTX);
         }
         let module = Module::parse(ptx).map_err(|error| {
@@ -118,4 +121,16 @@ pub(crate) extern "C" fn cuModuleGetGlobal_v2(
         put(bytes, length);
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::runs;
+
+    #[test]
+    fn architectures() {
+        assert!(runs("sm_80", 80) && runs("sm_80", 90) && runs("sm_90a", 90));
+        assert!(!runs("sm_80", 75) && !runs("sm_90a", 80) && !runs("sm_90a", 100));
+        assert!(!runs("", 80) && !runs("compute_80", 80));
+    }
 }

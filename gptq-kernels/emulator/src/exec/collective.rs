@@ -1,8 +1,8 @@
 //! What the lanes of a warp do together, once all of them are there.
 
 use super::flight::Flight;
+use super::mark::Who;
 use super::matrix;
-use super::shadow::Who;
 use super::step::address;
 use super::store::{How, Store};
 use crate::inst::{Address, Collective, ReduceKind, ShuffleKind, Slot, VoteKind};

@@ -7,6 +7,7 @@ mod descriptor;
 mod flight;
 mod global;
 mod machine;
+mod mark;
 mod matrix;
 pub(crate) mod order;
 mod proxy;

@@ -1,13 +1,15 @@
 //! Shared memory as warpgroups' products see it: they read it asynchronously, until they are
 //! waited for, and see what threads wrote only after a fence between the two ways.
 
-use super::shadow::Who;
+use super::mark::Who;
 
 #[derive(Clone, Copy, Default)]
 struct Fence {
     /// Counts the fences of all threads.
     tick: u32,
     epoch: u32,
+    /// The last one of an earlier epoch.
+    before: u32,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -45,7 +47,9 @@ impl Proxy {
 
     pub(super) fn fence(&mut self, who: Who, epoch: u32) {
         self.tick += 1;
-        self.fences[usize::from(who.thread)] = Fence { tick: self.tick, epoch };
+        let fence = &mut self.fences[usize::from(who.thread)];
+        let before = if fence.epoch == epoch { fence.before } else { fence.tick };
+        *fence = Fence { tick: self.tick, epoch, before };
     }
 
     pub(super) fn wrote(&mut self, at: usize, bytes: usize, who: Who) {
@@ -57,26 +61,30 @@ impl Proxy {
         self.readers[word] > 0
     }
 
-    /// A warp begins to read bytes that were written in the epoch: the writer must have set a
-    /// fence since, or all of the warp after a barrier.
+    /// A warp begins to read bytes that were written in an epoch. A fence must lie between: the
+    /// writer's, with a barrier after it, or, with one before it, that of all of the warp.
     pub(super) fn begin(
         &mut self,
         at: usize,
         bytes: usize,
         who: Who,
-        epoch: u32,
+        (epoch, now): (u32, u32),
     ) -> Result<(), String> {
-        let warp = usize::from(who.thread) / 32 * 32;
-        let warp = warp..(warp + 32).min(self.fences.len());
+        let first = usize::from(who.thread) / 32 * 32;
+        let warp = first..(first + 32).min(self.fences.len());
         for written in &self.written[at / 2..(at + bytes).div_ceil(2)] {
-            if self.fences[usize::from(written.thread)].tick > written.tick
+            let writer = usize::from(written.thread);
+            let fence = self.fences[writer];
+            let ordered = warp.contains(&writer) || fence.epoch < now;
+            let tick = if ordered { fence.tick } else { fence.before };
+            if tick > written.tick
                 || self.fences[warp.clone()].iter().all(|fence| fence.epoch > epoch)
             {
                 continue;
             }
             return Err(format!(
-                "shared memory at {at:#x} is read by a wgmma, and thread {} wrote it with no fence.proxy.async between",
-                written.thread
+                "shared memory at {at:#x} is read by a wgmma, and thread {writer} wrote it \
+                 with no fence.proxy.async between"
             ));
         }
         for readers in &mut self.readers[at / 4..(at + bytes).div_ceil(4)] {

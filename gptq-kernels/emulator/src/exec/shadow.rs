@@ -1,47 +1,17 @@
 //! Who touched each word of shared memory, and when: finds reads of what nobody wrote, and
 //! accesses that no barrier orders.
 //!
-//! Time is counted twice. A barrier of the block begins a new epoch for all; anything that the
-//! lanes of a warp do together begins a new order among them.
+//! Time is counted twice. A barrier of the block begins a new epoch for all; what the lanes of a
+//! warp do together begins a new order among them.
 
+use super::mark::{ATOMIC, ATOMICS, MIXED, Mark, READERS, Who, race};
 use super::proxy::Proxy;
-
-/// A thread at a moment.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Who {
-    pub(crate) thread: u16,
-    /// How often the warp has met.
-    pub(crate) order: u32,
-}
-
-impl Who {
-    fn warp(self) -> u16 {
-        self.thread / 32
-    }
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Touch {
     Read,
     Write,
     Atomic,
-}
-
-/// Who it was, where several count as one: lanes of one warp, atomics, or a mix that is not
-/// followed further.
-const LANES: u16 = 0x8000;
-/// With `LANES`: each lane has bytes of its own.
-const APART: u16 = 0x0100;
-const ATOMIC: u16 = 0x4000;
-const ATOMICS: u16 = 0x4fff;
-const MIXED: u16 = 0xffff;
-
-#[derive(Clone, Copy, Default)]
-struct Mark {
-    epoch: u32,
-    order: u32,
-    who: u16,
-    mask: u8,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -53,55 +23,6 @@ struct Word {
     /// Bytes that an asynchronous copy will write.
     in_flight: u8,
 }
-
-impl Mark {
-    /// Whether an access by `who` to bytes of `mask` meets this one unordered.
-    fn conflicts(&self, epoch: u32, mask: u8, who: Who) -> bool {
-        if self.epoch != epoch || self.mask & mask == 0 || self.who == MIXED {
-            return false;
-        }
-        match self.who & 0xc000 {
-            LANES => {
-                let apart = self.who & APART != 0;
-                self.who & 0xff != who.warp() || (!apart && self.order == who.order)
-            }
-            ATOMIC => self.who == ATOMICS || self.who & 0xff != who.warp(),
-            _ if self.who == who.thread => false,
-            _ => self.who / 32 != who.warp() || self.order == who.order,
-        }
-    }
-
-    /// Adds an access; `several` is what accesses of several warps become.
-    fn add(&mut self, epoch: u32, mask: u8, who: Who, several: u16) {
-        if self.epoch != epoch {
-            *self = Self { epoch, order: who.order, who: who.thread, mask };
-            return;
-        }
-        let same_warp = match self.who & 0xc000 {
-            LANES if self.who != MIXED => self.who & 0xff == who.warp(),
-            0 => self.who / 32 == who.warp(),
-            _ => false,
-        };
-        if self.who == who.thread {
-            self.mask |= mask;
-        } else if same_warp {
-            let apart = self.mask & mask == 0 || self.who & (LANES | APART) == LANES | APART;
-            self.who = match self.order == who.order {
-                true if apart => LANES | APART | who.warp(),
-                true => LANES | who.warp(),
-                false => who.thread,
-            };
-            self.mask |= mask;
-        } else {
-            self.who = several;
-            self.mask &= mask;
-        }
-        self.order = who.order;
-    }
-}
-
-/// Several warps read: whoever writes then is in conflict.
-const READERS: u16 = LANES | 0xfe;
 
 pub(crate) struct Shadow {
     words: Vec<Word>,
@@ -282,7 +203,7 @@ impl Shadow {
         self.read(at, bytes, who)?;
         let Some(proxy) = &mut self.proxy else { return Ok(()) };
         for word in (at..at + bytes).step_by(4) {
-            proxy.begin(word, 4, who, self.words[word / 4].write.epoch)?;
+            proxy.begin(word, 4, who, (self.words[word / 4].write.epoch, self.epoch))?;
         }
         Ok(())
     }
@@ -301,16 +222,4 @@ impl Shadow {
             self.words[index].in_flight &= !mask;
         }
     }
-}
-
-fn race(at: usize, verb: &str, other_verb: &str, other: u16) -> String {
-    let other = match other & 0xc000 {
-        LANES if other == READERS => "threads of several warps".to_owned(),
-        LANES => format!("several threads of warp {}", other & 0xff),
-        ATOMIC => "an atomic".to_owned(),
-        _ => format!("thread {other}"),
-    };
-    format!(
-        "race: shared memory at {at:#x} is {verb}, and {other} {other_verb} it with no barrier between"
-    )
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::atomic;
-use super::shadow::Who;
+use super::mark::Who;
 use super::space::resolve;
 use super::store::{How, Store};
 use crate::inst::{Access, Address, AsyncCopy, Atomic, Carry, Compare, Inst, Op, Slot, Space};

@@ -1,7 +1,8 @@
 //! All memory that a block can reach.
 
 use super::global::Global;
-use super::shadow::{Shadow, Touch, Who};
+use super::mark::Who;
+use super::shadow::{Shadow, Touch};
 use super::space::resolve;
 use crate::inst::Space;
 

@@ -4,8 +4,8 @@
 use super::collective::{Failure, Lanes};
 use super::descriptor::Descriptor;
 use super::flight::{Flight, Product, poison};
+use super::mark::Who;
 use super::matrix::{DEPTH, element, sums};
-use super::shadow::Who;
 use crate::inst::{Group, GroupProduct, Left, Slot};
 use crate::types::Ty;
 
