@@ -7,6 +7,7 @@ constexpr u32 WARPS = 4;
 // A text's cache has *rows rows: on the device, because it grows while the launch stays the same.
 // A lane has `VALUES` channels of a head of values.
 template <u32 VALUES> __device__ void attention(const Attention& a, const u32* rows) {
+    begin();
     extern __shared__ float shared[];
     __shared__ float tops[WARPS], masses[WARPS];
     float* query = shared;
@@ -20,14 +21,14 @@ template <u32 VALUES> __device__ void attention(const Attention& a, const u32* r
     const u32 first = first_key(a.window, a.window_size, position);
     const u32 seen = position + 1 - first;
     const u32 size = ((seen + shares - 1) / shares + WARP - 1) / WARP * WARP;
-    const u32 begin = first + min(share * size, seen), end = first + min((share + 1) * size, seen);
+    const u32 start = first + min(share * size, seen), end = first + min((share + 1) * size, seen);
 
     for (u32 i = threadIdx.x; i < a.head_dim; i += blockDim.x)
         query[i] = a.q[(u64(token) * a.heads + head) * a.head_dim + i];
     __syncthreads();
 
     float top = -INFINITE, mass = 0, values[VALUES] = {};
-    for (u32 base = begin + warp * WARP; base < end; base += WARPS * WARP) {
+    for (u32 base = start + warp * WARP; base < end; base += WARPS * WARP) {
         const u32 key = base + lane;
         float score = -INFINITE;
         if (key < end) {

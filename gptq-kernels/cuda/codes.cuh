@@ -21,13 +21,14 @@ template <u32 BITS> __device__ u32 word_at(u32 w, u32 lane) {
 template <u32 BITS, class T> constexpr u32 FITTING = ((T::MANTISSA - BITS) / BITS + 1) * BITS;
 
 // Pair `i` of 16, as halves of BASE + code · 2^offset, with the offset below `FIT`.
-template <u32 BITS, class T, u32 FIT = FITTING<BITS, T>>
-__device__ u32 raw_pair(const u32 (&words)[BITS], u32 i, u32& offset) {
-    if (BITS == 3 && i == 15) {
-        offset = 0;
-        u32 low = (words[0] >> 15) & 0x00010001, middle = (words[BITS > 1 ? 1 : 0] >> 14) & 0x00020002;
-        return low | middle | and_or(words[BITS > 2 ? 2 : 0] >> 13, 0x00040004, T::MAGIC);
-    }
+template <u32 BITS, class T, u32 FIT = FITTING<BITS, T>, u32 WORDS>
+__device__ u32 raw_pair(const u32 (&words)[WORDS], u32 i, u32& offset) {
+    if constexpr (BITS == 3)
+        if (i == 15) {
+            offset = 0;
+            u32 low = (words[0] >> 15) & 0x00010001, middle = (words[1] >> 14) & 0x00020002;
+            return low | middle | and_or(words[2] >> 13, 0x00040004, T::MAGIC);
+        }
     u32 at = i % Pairs<BITS>::PER_WORD * BITS;
     offset = at % FIT;
     u32 word = words[i / Pairs<BITS>::PER_WORD] >> (at - offset);
@@ -36,8 +37,8 @@ __device__ u32 raw_pair(const u32 (&words)[BITS], u32 i, u32& offset) {
 
 // Pair `i` of (code − zero) · scale. Code minus zero is exact; the product is rounded once.
 // Without `ASYM`, zero is the middle, and no one looks at `zero`.
-template <u32 BITS, bool ASYM, class T>
-__device__ u32 weight_pair(const u32 (&words)[BITS], u32 i, u32 scale, u32 zero) {
+template <u32 BITS, bool ASYM, class T, u32 WORDS>
+__device__ u32 weight_pair(const u32 (&words)[WORDS], u32 i, u32 scale, u32 zero) {
     if constexpr (BITS > T::MANTISSA) {
         // Eight bits and the leading one do not fit bf16: by way of f32, exact up to the product.
         // A byte below 2^23, in one instruction.

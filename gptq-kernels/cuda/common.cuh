@@ -9,6 +9,25 @@ typedef unsigned long long u64;
 
 #define KERNEL extern "C" __global__ void
 
+// Kernels of a step are short, and between them a GPU would be idle. So from Hopper on a kernel begins
+// while those before it still run. It says when the one after it may begin, as far as there is room,
+// and it waits before it reads what others wrote, or writes anything.
+__device__ inline void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ inline void wait_for_those_before() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// For those that have nothing to do before.
+__device__ inline void begin() {
+    let_next_begin();
+    wait_for_those_before();
+}
+
 constexpr u32 WARP = 32;
 #define INFINITE __int_as_float(0x7f800000)
 
@@ -134,6 +153,17 @@ __device__ inline void load_matrices(u32 (&r)[4], u32 address) {
                  : "memory");
 }
 
+// Two or four neighbours.
+__device__ inline void load_shared(u32 (&r)[2], u32 address) {
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(address) : "memory");
+}
+__device__ inline void load_shared(u32 (&r)[4], u32 address) {
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
+}
+
 // Words that are read once: past the first cache, and the first to leave the second.
 __device__ inline u64 once() {
     u64 policy;
@@ -164,6 +194,12 @@ __device__ inline void stream1(u32& r, const u32* from, u64 policy, bool there) 
 __device__ inline float load_fresh(const float* p) {
     float r;
     asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(r) : "l"(p) : "memory");
+    return r;
+}
+
+__device__ inline u32 load_acquire(const u32* p) {
+    u32 r;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(r) : "l"(p) : "memory");
     return r;
 }
 

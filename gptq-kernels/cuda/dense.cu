@@ -8,6 +8,7 @@ constexpr u32 TOKENS = 8;
 template <class T>
 __device__ void dense_matvec(const u32* x, const u32* w, const float* bias, float* out, u32 tokens,
                              u32 outputs, u32 k) {
+    begin();
     const u32 lane = threadIdx.x % WARP;
     const u32 n = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     const u32 first = blockIdx.y * TOKENS, many = min(tokens - first, TOKENS);
@@ -53,6 +54,7 @@ constexpr u32 TILE = 64, DEEP = 16;
 KERNEL __launch_bounds__(256)
 matmul(const float* a, u32 a_row, u32 a_step, const float* b, u32 b_row, u32 b_step,
        const float* bias, float* c, u32 rows, u32 columns, u32 depth, float old) {
+    begin();
     __shared__ float as[DEEP][TILE + 4], bs[DEEP][TILE + 4];
     const u32 m0 = blockIdx.y * TILE, n0 = blockIdx.x * TILE;
     const u32 tx = threadIdx.x % 16, ty = threadIdx.x / 16;

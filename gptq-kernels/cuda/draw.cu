@@ -119,6 +119,7 @@ __device__ float largest(float x) {
 KERNEL __launch_bounds__(THREADS, 1)
 draw(const float* x, const u64* uniform, u32* out, u32 columns, float temperature, u32 top_k,
      u64 top_p) {
+    begin();
     __shared__ Bins first, narrower;
     __shared__ u64 ranks[FEW], weights[FEW], left_then, mass_then;
     __shared__ u32 bin_then, count_then, few, place_then;

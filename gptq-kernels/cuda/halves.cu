@@ -6,6 +6,7 @@
 
 template <class T>
 __device__ void halve(const float* from, const u32* index, u32* to, u32 inputs, u32 k) {
+    begin();
     u32 pair = blockIdx.x * blockDim.x + threadIdx.x, token = blockIdx.y;
     if (2 * pair >= k) return;
     float x[2];
@@ -26,6 +27,7 @@ KERNEL halve_bf16(const float* from, const u32* index, u32* to, u32 inputs, u32 
 // The other way, for weights that someone wants to see: to[r][index[k]] = from[r][k] · factor.
 template <class T>
 __device__ void widen(const u32* from, const u32* index, float* to, u32 inputs, u32 k, float factor) {
+    begin();
     u32 pair = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
     if (2 * pair >= k) return;
     u32 word = from[(u64(row) * k) / 2 + pair];

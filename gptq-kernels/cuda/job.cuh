@@ -53,3 +53,10 @@ __device__ inline u32 place_in(const Job& job, u32 linear, u32 column) {
 template <u32 BITS> __device__ const u32* tile_at(const Linear& linear, u32 n, u32 k) {
     return linear.codes + (u64(n) * linear.n_step + u64(k) * linear.k_step) * (WARP * BITS);
 }
+
+// One number of the result.
+__device__ inline void write_sum(const Linear& linear, u32 token, u32 output, float sum) {
+    if (output >= linear.outputs) return;
+    float bias = linear.bias ? linear.bias[output] : 0.0f;
+    linear.out[u64(token) * linear.outputs + output] = sum * linear.rescale + bias;
+}

@@ -2,106 +2,49 @@
 //
 // Weights are the left factor of the tensor cores' product, so that tokens come in eights. A tile
 // is 16 inputs × 64 outputs: lane (g, t) holds, for every output g + 8j, the codes of inputs 2t,
-// 2t + 1, 2t + 8 and 2t + 9, which is what four products want of it. A stage is eight tiles in
-// depth, 128 inputs; stages wait in a ring in shared memory while their copies arrive. All stages
-// of all columns of tiles, one after the other, are cut into equal shares, one per block, so that
-// every multiprocessor reads as much as any other; where a column is cut, the block that comes last
-// adds the parts, in a fixed order.
+// 2t + 1, 2t + 8 and 2t + 9, which is what four products want of it. Stages wait in a ring in
+// shared memory while their copies arrive.
 #pragma once
 
-#include "job.cuh"
+#include "stages.cuh"
 
 constexpr u32 PITCH = 2 * DEPTH + 16;     // bytes of a row of x in shared memory, off the banks
 
 // What a stage takes of shared memory.
-template <u32 BITS, u32 NB, u32 WIDE> struct Stage {
+template <u32 BITS, bool ASYM, u32 NB, u32 WIDE> struct Stage {
     static constexpr u32 X = 8 * NB * PITCH;
     static constexpr u32 CODES = WIDE * 8 * 128 * BITS;
-    static constexpr u32 SCALES = 8 * WIDE * 128;
-    static constexpr u32 BYTES = X + CODES + 2 * SCALES;
+    static constexpr u32 BYTES = X + WEIGHT_BYTES<BITS, ASYM, WIDE>;
 };
 // Behind the stages: what warps of one column add up, 4 · NB · 32 · WIDE · (8 / WIDE − 1) numbers.
 
 template <u32 BITS, bool ASYM, class T, u32 NB, u32 WIDE, u32 STAGES>
 __device__ void packed_matmul(const Job& job) {
-    using S = Stage<BITS, NB, WIDE>;
+    using S = Stage<BITS, ASYM, NB, WIDE>;
     constexpr u32 DEEP = 8 / WIDE;        // warps that share a column
     extern __shared__ __align__(128) char shared[];
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const u32 wide = warp % WIDE, deep = warp / WIDE;
-    const u32 stages = job.k_tiles / 8;
-    u32 columns = 0;
-    for (u32 l = 0; l < MOST_LINEARS; l++)
-        if (job.linears[l].codes) columns = job.linears[l].columns_end;
+    const Stages stages(job);
     // Units are the stages of all columns; blocks are at most as many.
     const u32 begin = begin_of(job, blockIdx.x), end = begin_of(job, blockIdx.x + 1);
-    // Tokens beyond 64 are another row of blocks.
+    // More tokens are another row of blocks.
     const u32 first_token = blockIdx.y * 8 * NB;
     const u16* x = job.x + u64(first_token) * job.k_tiles * 16;
     const u32 tokens = min(job.tokens - first_token, 8 * NB);
     constexpr u32 PART = 16 * NB * WARP * WIDE;
     // [rows of blocks][blocks][2][PART]
     float* partials = job.partials + u64(blockIdx.y) * gridDim.x * 2 * PART;
-    u32* counters = job.counters + blockIdx.y * columns;
-
-    // A stage, and what is known of it without dividing: whose it is, the group of its first tile,
-    // and how far in that group the tile is.
-    struct Place {
-        u32 column, stage, linear, group, tile;
-    };
-    auto place_of = [&](u32 unit) {
-        Place at = {unit / stages, unit % stages, 0, 0, 0};
-        at.linear = linear_of(job, at.column);
-        at.group = at.stage * 8 / job.tiles_per_group;
-        at.tile = at.stage * 8 % job.tiles_per_group;
-        return at;
-    };
-    auto advance = [&](Place& at) {
-        if (++at.stage == stages) {
-            at.stage = at.group = at.tile = 0;
-            at.column++;
-            while (at.linear < MOST_LINEARS - 1 &&
-                   at.column >= job.linears[at.linear].columns_end)
-                at.linear++;
-            return;
-        }
-        for (at.tile += 8; at.tile >= job.tiles_per_group; at.tile -= job.tiles_per_group) at.group++;
-    };
-    // Groups after the stage's first one until this tile of it. Holes at the end have no group of
-    // their own.
-    auto row_of = [&](const Place& at, u32 depth) {
-        if (at.tile + depth < job.tiles_per_group) return 0u;
-        u32 group = at.group + (at.tile + depth) / job.tiles_per_group;
-        return min(group, job.groups - 1) - min(at.group, job.groups - 1);
-    };
-    auto first_tile = [&](const Place& at) {
-        return place_in(job, at.linear, at.column) * WIDE;
-    };
+    u32* counters = job.counters + blockIdx.y * stages.columns();
 
     auto fetch = [&](const Place& at, u32 slot) {
-        const Linear& linear = job.linears[at.linear];
-        const u32 n_tile = first_tile(at), stage = at.stage;
         const u32 base = shared_address(shared) + slot * S::BYTES;
         for (u32 i = threadIdx.x; i < 8 * NB * (DEPTH / 8); i += THREADS) {
             u32 row = i / (DEPTH / 8), chunk = i % (DEPTH / 8);
             copy_async(base + row * PITCH + chunk * 16,
-                       x + (u64(row) * job.k_tiles * 16 + stage * DEPTH + chunk * 8), row < tokens);
+                       x + (u64(row) * job.k_tiles * 16 + at.stage * DEPTH + chunk * 8), row < tokens);
         }
-        constexpr u32 CHUNKS = 64 * BITS; // of one column of a stage
-        for (u32 i = threadIdx.x; i < WIDE * CHUNKS; i += THREADS) {
-            u32 n = n_tile + i / CHUNKS;
-            if (n >= linear.n_tiles) break;
-            u32 tile = i % CHUNKS / (8 * BITS), chunk = i % (8 * BITS);
-            copy_async(base + S::X + i * 16, tile_at<BITS>(linear, n, stage * 8 + tile) + chunk * 4);
-        }
-        const u32 first = min(at.group, job.groups - 1), rows = row_of(at, 7) + 1;
-        for (u32 i = threadIdx.x; i < rows * WIDE * 8; i += THREADS) {
-            u32 row = i / (WIDE * 8), n = n_tile + i / 8 % WIDE;
-            if (n >= linear.n_tiles) continue;
-            u64 from = (u64(first + row) * linear.n_tiles + n) * 64 + i % 8 * 8;
-            copy_async(base + S::X + S::CODES + i * 16, linear.scales + from);
-            if (ASYM) copy_async(base + S::X + S::CODES + S::SCALES + i * 16, linear.zeros + from);
-        }
+        fetch_weights<BITS, ASYM, WIDE>(stages, at, base + S::X);
     };
 
     float sums[4][NB][4];
@@ -116,16 +59,15 @@ __device__ void packed_matmul(const Job& job) {
     clear();
 
     auto multiply = [&](const Place& at, u32 slot) {
-        if (first_tile(at) + wide >= job.linears[at.linear].n_tiles) return;
         const char* base = shared + slot * S::BYTES;
         for (u32 depth = deep; depth < 8; depth += DEEP) {
             u32 words[BITS];
             const u32* tile = reinterpret_cast<const u32*>(base + S::X) + (wide * 8 + depth) * 32 * BITS;
 #pragma unroll
             for (u32 w = 0; w < BITS; w++) words[w] = tile[word_at<BITS>(w, lane)];
-            const u32 from = (row_of(at, depth) * WIDE + wide) * 32 + lane / 4 * 4;
+            const u32 from = (stages.row_of(at, depth) * WIDE + wide) * 32 + lane / 4 * 4;
             const u32* scales = reinterpret_cast<const u32*>(base + S::X + S::CODES) + from;
-            const u32* zeros = reinterpret_cast<const u32*>(base + S::X + S::CODES + S::SCALES) + from;
+            const u32* zeros = scales + 8 * WIDE * 32;
             u32 weights[4][4];
 #pragma unroll
             for (u32 i = 0; i < 4; i++) {
@@ -171,31 +113,19 @@ __device__ void packed_matmul(const Job& job) {
     // Whose number i of a thread's sums is, by sixteen outputs, eight tokens, and the four of a lane.
     auto token_of = [&](u32 i) { return i / 4 % NB * 8 + lane % 4 * 2 + i % 2; };
     auto write = [&](const Place& at, u32 i, float sum) {
-        const Linear& linear = job.linears[at.linear];
-        const u32 n = (first_tile(at) + wide) * 64 + lane / 4;
-        const u32 output = n + i / (4 * NB) * 16 + i % 4 / 2 * 8;
-        if (output >= linear.outputs) return;
-        float bias = linear.bias ? linear.bias[output] : 0.0f;
-        linear.out[u64(first_token + token_of(i)) * linear.outputs + output] =
-            sum * linear.rescale + bias;
-    };
-
-    // Which block has a unit.
-    auto owner = [&](u32 unit) {
-        u32 larger = job.rest * (job.share + 1);
-        return unit < larger ? unit / (job.share + 1) : job.rest + (unit - larger) / job.share;
+        const u32 tile = place_in(job, at.linear, at.column) * WIDE + wide;
+        const u32 output = tile * 64 + lane / 4 + i / (4 * NB) * 16 + i % 4 / 2 * 8;
+        write_sum(job.linears[at.linear], first_token + token_of(i), output, sum);
     };
     auto part_of = [&](u32 block, u32 column) {
-        // A block has at most one column that it does not begin, its first, and one that it does
-        // not end, its last.
-        bool begins = begin_of(job, block) <= column * stages;
-        return partials + (u64(block) * 2 + begins) * PART + wide * WARP + lane;
+        return stages.part_of(partials, block, column, PART) + wide * WARP + lane;
     };
 
     auto finish = [&](const Place& at) {
         reduce();
         const u32 column = at.column;
-        const u32 first = owner(column * stages), last = owner(column * stages + stages - 1);
+        const u32 first = stages.owner(column * stages.many);
+        const u32 last = stages.owner(column * stages.many + stages.many - 1);
         if (deep == 0) {
             float* part = part_of(blockIdx.x, column);
 #pragma unroll
@@ -225,12 +155,12 @@ __device__ void packed_matmul(const Job& job) {
         clear();
     };
 
-    Place next = place_of(begin), now = next;
+    Place next = stages.place_of(begin), now = next;
     u32 fetched = 0, slot = 0;
     for (; fetched < STAGES - 1; fetched++) {
         if (begin + fetched < end) {
             fetch(next, fetched);
-            advance(next);
+            stages.advance(next);
         }
         commit_copies();
     }
@@ -238,13 +168,13 @@ __device__ void packed_matmul(const Job& job) {
         wait_for_copies<STAGES - 2>();
         __syncthreads();
         multiply(now, slot);
-        if (now.stage == stages - 1 || unit + 1 == end) finish(now);
-        advance(now);
+        if (now.stage == stages.many - 1 || unit + 1 == end) finish(now);
+        stages.advance(now);
         // The slot of the stage before is free: all warps have passed the barrier above.
         u32 before = slot == 0 ? STAGES - 1 : slot - 1;
         if (unit + STAGES - 1 < end) {
             fetch(next, before);
-            advance(next);
+            stages.advance(next);
         }
         commit_copies();
         slot = slot + 1 == STAGES ? 0 : slot + 1;

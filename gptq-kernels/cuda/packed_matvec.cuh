@@ -12,6 +12,7 @@
 // in the order of the blocks, by the one that comes last.
 #pragma once
 
+#include "grid.cuh"
 #include "job.cuh"
 
 constexpr u32 WARPS = THREADS / WARP;
@@ -28,57 +29,11 @@ __device__ void stream(u32 (&words)[BITS], const u32* tile, u64 policy, bool the
         stream4(words + w, tile + word_at<BITS>(w, 0), policy, there);
 }
 
-// What a lane knows of a group: scales of its eight outputs, twice in a word, and what brings codes
-// as `raw_pair` gives them to code − zero. With two offsets at most that is two numbers for each
-// output, and one sum for each pair instead of two. All are whole numbers or halves of such that
-// both types hold, so nothing is rounded.
-template <u32 BITS, bool ASYM, class T> struct Grid {
-    static constexpr bool WIDE = BITS > T::MANTISSA;  // codes go by way of f32
-    static constexpr u32 MOST = FITTING<BITS, T>;
-    static constexpr u32 FIT = MOST < 2 * BITS ? MOST : 2 * BITS;
-    static constexpr u32 OFFSETS = WIDE ? 1 : FIT / BITS;
-    u32 scale[8], down[ASYM ? 8 * OFFSETS : 1];
-
-    static __device__ u32 down_to(u32 offset, float zero) {
-        float d = -T::BASE / float(1 << offset) - zero;
-        return T::pair(d, d);
-    }
-
-    __device__ void set(const uint4& scales, const uint4& zeros) {
-        const u32 s[4] = {scales.x, scales.y, scales.z, scales.w};
-        const u32 z[4] = {zeros.x, zeros.y, zeros.z, zeros.w};
-#pragma unroll
-        for (u32 j = 0; j < 8; j++) {
-            scale[j] = j % 2 ? twice_high(s[j / 2]) : twice_low(s[j / 2]);
-            if constexpr (ASYM) {
-                u32 zero = j % 2 ? twice_high(z[j / 2]) : twice_low(z[j / 2]);
-#pragma unroll
-                for (u32 o = 0; o < OFFSETS; o++)
-                    down[j * OFFSETS + o] = WIDE ? zero : sub<T>(down_to(o * BITS, 0), zero);
-            }
-        }
-    }
-
-    // Pair `i` of (code − zero) · scale, the very numbers of `weight_pair`.
-    __device__ u32 weight(const u32 (&words)[BITS], u32 i) const {
-        if constexpr (WIDE) {
-            return weight_pair<BITS, ASYM, T>(words, i, scale[i / 2], ASYM ? down[i / 2] : 0);
-        } else {
-            u32 offset;
-            u32 raw = raw_pair<BITS, T, FIT>(words, i, offset);
-            float unit = 1.0f / float(1 << offset);
-            u32 to = ASYM ? down[ASYM ? i / 2 * OFFSETS + offset / BITS : 0]
-                          : down_to(offset, float(1 << (BITS - 1)));
-            return mul<T>(T::fma(raw, T::pair(unit, unit), to), scale[i / 2]);
-        }
-    }
-};
-
 // With `WHOLE`, no group ends within a stage.
 template <u32 BITS, bool ASYM, class T, bool WHOLE> __device__ void packed_matvec(const Job& job) {
-    // Tiles of a warp that are on their way, as registers allow, and tiles between looks at a grid.
+    // Tiles of a warp that are on their way, as registers allow.
     constexpr u32 AHEAD = BITS < 8 ? 8 : 2;
-    constexpr u32 EVERY = WHOLE ? 8 : 1;
+    let_next_begin();
     extern __shared__ __align__(128) char shared[];
     __shared__ float parts[WARPS][TOKENS][64];
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -95,30 +50,22 @@ template <u32 BITS, bool ASYM, class T, bool WHOLE> __device__ void packed_matve
 #pragma unroll
     for (u32 i = 0; i < AHEAD; i++) stream(words[i], codes + i * step, policy, stage < end);
 
-    // The group of the tile whose grid is loaded next, and how far in it the tile is. The next one
-    // is the tile behind it, or the first one of the warp's next stage.
-    const u32 hop = (WARPS - 1) * 8 + EVERY;
-    const u32 hop_groups = hop / job.tiles_per_group, hop_tiles = hop % job.tiles_per_group;
+    // The group of the stage's first tile, and how far in that group the tile is.
     u32 group = stage * 8 / job.tiles_per_group, tile = stage * 8 % job.tiles_per_group;
-    auto advance = [&](bool far) {
-        group += far ? hop_groups : EVERY / 8;
-        tile += far ? hop_tiles : 1;
-        if (tile >= job.tiles_per_group) {
-            tile -= job.tiles_per_group;
-            group++;
-        }
-    };
+    const u32 hop_groups = WARPS * 8 / job.tiles_per_group, hop_tiles = WARPS * 8 % job.tiles_per_group;
     const u64 row = u64(linear.n_tiles) * 8;
     const u64 own = u64(n) * 8 + lane / 4;
     uint4 scales = {}, zeros = {};
     // Holes at the end have no group of their own.
-    auto look = [&] {
+    auto look = [&](u32 group) {
         u64 at = min(group, job.groups - 1) * row + own;
         scales = __ldg(reinterpret_cast<const uint4*>(linear.scales) + at);
         if (ASYM) zeros = __ldg(reinterpret_cast<const uint4*>(linear.zeros) + at);
     };
-    if (stage < end) look();
+    if (stage < end) look(group);
 
+    // Weights are on their way while those who write x end.
+    wait_for_those_before();
     const u32 pitch = (end - begin) * 2 * DEPTH + 16;  // bytes, off the banks
     for (u32 t = 0; t < job.tokens; t++)
         for (u32 i = threadIdx.x; i < (end - begin) * (DEPTH / 8); i += THREADS)
@@ -135,15 +82,23 @@ template <u32 BITS, bool ASYM, class T, bool WHOLE> __device__ void packed_matve
     for (; stage < end; stage += WARPS) {
         const bool more = stage + WARPS < end;
         const u32* next = codes + WARPS * 8 * step;
-        u32 both[4];
+        u32 loaded = group, change = 0, both[4];
+        const u32 to_change = job.tiles_per_group - tile;
+        group += hop_groups;
+        if ((tile += hop_tiles) >= job.tiles_per_group) {
+            tile -= job.tiles_per_group;
+            group++;
+        }
 #pragma unroll
         for (u32 i = 0; i < 8; i++) {
-            if (i % EVERY == 0) {
-                grid.set(scales, zeros);
-                if (i + EVERY < 8 || more) {
-                    advance(i + EVERY == 8);
-                    look();
-                }
+            // Where a group begins; then the next one is loaded, or the first of the stage to come.
+            if (WHOLE ? i == 0 : i == change) {
+                const u32 s[4] = {scales.x, scales.y, scales.z, scales.w};
+                const u32 z[4] = {zeros.x, zeros.y, zeros.z, zeros.w};
+                grid.set(s, z);
+                change = i == 0 ? to_change : change + job.tiles_per_group;
+                if (!WHOLE && change < 8) look(++loaded);
+                else if (more) look(group);
             }
             if (i % 2 == 0) load_matrices(both, x + i * 32);
 #pragma unroll
@@ -177,13 +132,12 @@ template <u32 BITS, bool ASYM, class T, bool WHOLE> __device__ void packed_matve
     // [columns][blocks of a column][TOKENS][64]
     float* partials = job.partials + u64(column) * many * (TOKENS * 64) + threadIdx.x;
     if (mine && many > 1) partials[part * (TOKENS * 64)] = sum;
-    if (!last_of(job.counters + column, many) || !mine || output >= linear.outputs) return;
+    if (!last_of(job.counters + column, many) || !mine) return;
     if (many > 1) {
         sum = 0;
         for (u32 p = 0; p < many; p++) sum += load_fresh(partials + p * (TOKENS * 64));
     }
-    float bias = linear.bias ? linear.bias[output] : 0.0f;
-    linear.out[u64(token) * linear.outputs + output] = sum * linear.rescale + bias;
+    write_sum(linear, token, output, sum);
 }
 
 #define PACKED_MATVEC(BITS, HOW, ASYM, T, NAME)                                                    \

@@ -27,12 +27,14 @@ __device__ float value(u32 function, float c, float x) {
 __device__ u64 place() { return u64(blockIdx.x) * blockDim.x + threadIdx.x; }
 
 KERNEL apply(float* x, u64 many, u32 function, float c) {
+    begin();
     u64 i = place();
     if (i < many) x[i] = value(function, c, x[i]);
 }
 
 KERNEL gated(const float* gate, const float* up, float* out, u16* halves, u32 kind, u64 many,
              u32 function, float c) {
+    begin();
     u64 i = place();
     if (i >= many) return;
     float y = value(function, c, gate[i]) * up[i];
@@ -42,6 +44,7 @@ KERNEL gated(const float* gate, const float* up, float* out, u16* halves, u32 ki
 
 KERNEL gated_clamped(const float* gate, const float* up, float* out, u16* halves, u32 kind,
                      u64 many, float limit, float alpha) {
+    begin();
     u64 i = place();
     if (i >= many) return;
     float g = gate[i] > limit ? limit : gate[i];
@@ -51,21 +54,25 @@ KERNEL gated_clamped(const float* gate, const float* up, float* out, u16* halves
 }
 
 KERNEL add(float* x, const float* y, u64 many) {
+    begin();
     u64 i = place();
     if (i < many) x[i] += y[i];
 }
 
 KERNEL add_to_rows(float* x, const float* y, u64 many, u32 columns) {
+    begin();
     u64 i = place();
     if (i < many) x[i] += y[i % columns];
 }
 
 KERNEL subtract(const float* x, const float* y, float* out, u64 many) {
+    begin();
     u64 i = place();
     if (i < many) out[i] = x[i] - y[i];
 }
 
 KERNEL scale_rows(float* x, const float* factors, u64 many, u32 columns) {
+    begin();
     u64 i = place();
     if (i < many) x[i] *= factors[i / columns];
 }
@@ -75,6 +82,7 @@ KERNEL scale_rows(float* x, const float* factors, u64 many, u32 columns) {
 KERNEL rope(float* x, u64 many, u32 columns, float* also, u64 also_many, u32 also_columns,
             const float* cosines, const float* sines, u32 head, u32 offset, u32 half,
             u32 interleaved) {
+    begin();
     u64 i = place();
     if (i >= many) {
         i -= many;

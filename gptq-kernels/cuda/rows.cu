@@ -5,11 +5,13 @@ __device__ u64 place() { return u64(blockIdx.x) * blockDim.x + threadIdx.x; }
 
 // out[r] = table[index[r]].
 KERNEL gather(const float* table, const u32* index, float* out, u64 many, u32 columns) {
+    begin();
     u64 i = place();
     if (i < many) out[i] = table[u64(index[i / columns]) * columns + i % columns];
 }
 
 KERNEL copy(float* to, const float* from, u64 many) {
+    begin();
     u64 i = place();
     if (i < many) to[i] = from[i];
 }
@@ -19,6 +21,7 @@ KERNEL copy(float* to, const float* from, u64 many) {
 // columns are runs of this length, the first from `start` on and each `step` behind the one before.
 KERNEL columns(const float* part, const u32* index, u32 start, u32 run, u32 step, float* out,
                u64 many, u32 out_columns, u32 first, u32 part_columns) {
+    begin();
     u64 i = place();
     if (i >= many) return;
     u32 at = u32(i % out_columns);
@@ -30,6 +33,7 @@ KERNEL columns(const float* part, const u32* index, u32 start, u32 run, u32 step
 // x[rows[i]] += weights[i] · y[i], in the order of i: a thread has a column.
 KERNEL scatter_add(float* x, const u32* rows, const float* weights, const float* y, u32 many,
                    u32 columns) {
+    begin();
     u32 column = u32(place());
     if (column >= columns) return;
     for (u32 i = 0; i < many; i++)
@@ -41,6 +45,7 @@ KERNEL scatter_add(float* x, const u32* rows, const float* weights, const float*
 KERNEL write_rows(float* target, const u32* at, const float* rows, u64 many, u32 columns,
                   float* also, const u32* also_at, const float* also_rows, u64 also_many,
                   u32 also_columns) {
+    begin();
     u64 i = place();
     if (i < many) {
         target[u64(*at) * columns + i] = rows[i];
@@ -52,6 +57,7 @@ KERNEL write_rows(float* target, const u32* at, const float* rows, u64 many, u32
 // The place of the largest number of a row, the first of several. A block is a row.
 KERNEL __launch_bounds__(1024)
 argmax(const float* x, u32* out, u32 columns) {
+    begin();
     __shared__ float tops[WARP];
     __shared__ u32 places[WARP];
     const float* row = x + u64(blockIdx.x) * columns;

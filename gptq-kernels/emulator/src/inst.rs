@@ -281,6 +281,8 @@ pub(crate) enum Op {
     Barrier(Box<Barrier>),
     /// Orders this thread's writes to shared memory before what reads it asynchronously.
     ProxyFence,
+    /// Waits until the kernels before this one have ended.
+    WaitForKernels,
     Together(Box<Together>),
     /// Asks which space a generic address points to.
     IsSpace {

@@ -12,14 +12,12 @@ use cudarc::driver::{
 };
 use gptq_core::Error;
 
-use super::{
-    blas::Blas,
-    modules,
-    tape::{Kernel, Tape},
-};
+use super::{blas::Blas, kernels::Limits, launch::Kernel, modules, tape::Tape};
 
 /// The oldest GPUs with asynchronous copies and products of bf16.
 const OLDEST: (i32, i32) = (8, 0);
+/// The first GPUs whose kernels may begin early, and the only ones with products of warpgroups.
+const HOPPER: (i32, i32) = (9, 0);
 
 pub(super) struct Device {
     pub(super) name: String,
@@ -156,6 +154,10 @@ impl Device {
         lock(&self.tape)
     }
 
+    pub(super) fn limits(&self) -> Limits {
+        Limits { shared: self.shared, warpgroups: self.capability == HOPPER }
+    }
+
     /// Free and total memory in bytes.
     pub(super) fn memory(&self) -> Result<(usize, usize), Error> {
         self.context.mem_get_info().map_err(|e| failed("asking for its memory", e))
@@ -274,7 +276,7 @@ impl Device {
         // SAFETY: the kernel is of this context.
         let blocks = unsafe {
             result::occupancy::max_active_block_per_multiprocessor(
-                kernel.0 as sys::CUfunction,
+                kernel.function as sys::CUfunction,
                 threads as i32,
                 shared as usize,
             )
@@ -290,7 +292,8 @@ impl Device {
             return Ok(*kernel);
         }
         let missing = || failure(format!("this build has no CUDA kernel named {name}"));
-        let source = modules::source(name).ok_or_else(missing)?;
+        let early = if self.capability >= HOPPER { modules::early(name) } else { None };
+        let source = early.or_else(|| modules::source(name)).ok_or_else(missing)?;
         let text = |s: &str| CString::new(s).map_err(|_| missing());
         let failing = |e| failed(&format!("loading the kernel {name}"), e);
         self.enter()?;
@@ -322,7 +325,7 @@ impl Device {
         // SAFETY: as above; what the device allows is what it said.
         unsafe { result::function::set_function_attribute(function, limit, room) }
             .map_err(failing)?;
-        let kernel = Kernel(function as usize);
+        let kernel = Kernel { function: function as usize, early: early.is_some() };
         lock(&self.kernels).insert(name, kernel);
         Ok(kernel)
     }

@@ -9,40 +9,99 @@ use super::half::Half;
 /// Bytes of shared memory that a kernel may declare itself.
 const OWN: u32 = 1024;
 
+/// What a kernel multiplies: its instantiations differ by it.
+#[derive(Clone, Copy)]
+pub(super) struct Codes {
+    pub(super) bits: Bits,
+    /// Whether zero points are the middle, which only kernels of 4 bits know without reading.
+    pub(super) symmetric: bool,
+    pub(super) half: Half,
+}
+
+macro_rules! name {
+    ($family:literal, $codes:expr, $last:literal) => {{
+        let Codes { bits, symmetric, half } = $codes;
+        match (bits, symmetric) {
+            (Bits::B2, _) => name!($family, half, "2_asym", $last),
+            (Bits::B3, _) => name!($family, half, "3_asym", $last),
+            (Bits::B4, true) => name!($family, half, "4_sym", $last),
+            (Bits::B4, false) => name!($family, half, "4_asym", $last),
+            (Bits::B8, _) => name!($family, half, "8_asym", $last),
+        }
+    }};
+    ($family:literal, $half:expr, $how:literal, $last:literal) => {
+        $half.choose(
+            concat!($family, "_", $how, "_f16_", $last),
+            concat!($family, "_", $how, "_bf16_", $last),
+        )
+    };
+}
+
+/// What a GPU offers to it.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    /// Bytes of shared memory of a block.
+    pub(super) shared: u32,
+    /// Whether products of warpgroups are there: on Hopper, and on nothing before or after it.
+    pub(super) warpgroups: bool,
+}
+
 /// One way to cut the product: eights of tokens, tiles side by side, stages, blocks that fit a
-/// multiprocessor. As instantiated in `cuda/packed_matmul_*.cu`.
+/// multiprocessor. As instantiated in `cuda/packed_matmul_*.cu` and `cuda/packed_wgmma_*.cu`.
+///
+/// What limits it is how much goes from the second cache to the multiprocessors, which is little
+/// faster than memory: for `wide` tiles of codes, 64 · 16 · `bits` bits each, they read the tokens of
+/// sixteen inputs once, and in the end each writes 64 · `wide` sums of every token. So tiles are the
+/// wider, the more tokens there are.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
     pub(super) eights: usize,
     pub(super) wide: usize,
     stages: usize,
     pub(super) blocks: usize,
+    warpgroups: bool,
 }
 
 impl Shape {
-    const NARROW: [Self; 2] = [
-        Self { eights: 1, wide: 1, stages: 4, blocks: 4 },
-        Self { eights: 2, wide: 1, stages: 4, blocks: 2 },
-    ];
-
-    pub(super) fn for_tokens(tokens: usize, bits: Bits, shared: u32) -> Self {
-        let stages = if bits == Bits::B8 { 2 } else { 3 };
-        let wide = Self { eights: 8, wide: 4, stages, blocks: 1 };
+    pub(super) fn for_tokens(tokens: usize, codes: Codes, limits: Limits) -> Self {
+        let fewer = usize::from(codes.bits == Bits::B8);
+        let shape =
+            |eights, wide, stages, blocks| Self { eights, wide, stages, blocks, warpgroups: false };
+        let sixteen = shape(2, 4, 3 - fewer, 2);
         match tokens {
-            0..=8 => Self::NARROW[0],
-            9..=16 => Self::NARROW[1],
-            _ if wide.shared(bits) + OWN <= shared => wide,
-            _ => Self::NARROW[1],
+            0..=8 => return shape(1, 2, 4, 3),
+            9..=16 => return sixteen,
+            _ => {}
         }
+        if limits.warpgroups && matches!(codes.bits, Bits::B4 | Bits::B8) {
+            let (eights, stages) = if tokens <= 64 { (8, 5) } else { (16, 4) };
+            return Self { warpgroups: true, ..shape(eights, 4, stages - fewer, 1) };
+        }
+        let many = shape(8, 4, 3 - fewer, 1);
+        if many.shared(codes) + OWN <= limits.shared { many } else { sixteen }
     }
 
     /// Bytes of shared memory that a block is launched with; the kernel declares [`OWN`] at most.
-    pub(super) fn shared(self, bits: Bits) -> u32 {
-        let Self { eights, wide, stages, .. } = self;
-        let stage =
-            8 * eights * (2 * 128 + 16) + wide * 8 * 128 * bits.get() as usize + 2 * 8 * wide * 128;
-        let sums = (8 / wide - 1) * 4 * eights * 32 * wide * 4;
-        (stages * stage + sums) as u32
+    pub(super) fn shared(self, codes: Codes) -> u32 {
+        let Self { eights, wide, stages, warpgroups, .. } = self;
+        // Rows of tokens are beside the banks of each other by sixteen bytes, or by their order.
+        let row = 2 * 128 + if warpgroups { 0 } else { 16 };
+        let grids = if codes.symmetric { 1 } else { 2 };
+        let weights = wide * 8 * 128 * (codes.bits.get() as usize + grids);
+        // Behind the stages, what warps of a column add up; before them, what brings them to a
+        // multiple of 1024.
+        let other = if warpgroups { 1024 } else { (8 / wide - 1) * 4 * eights * 32 * wide * 4 };
+        (stages * (8 * eights * row + weights) + other) as u32
+    }
+
+    pub(super) fn kernel(self, codes: Codes) -> &'static str {
+        match (self.warpgroups, self.eights) {
+            (true, 8) => name!("packed_wgmma", codes, "8"),
+            (true, _) => name!("packed_wgmma", codes, "16"),
+            (false, 1) => name!("packed_matmul", codes, "1"),
+            (false, 2) => name!("packed_matmul", codes, "2"),
+            (false, _) => name!("packed_matmul", codes, "8"),
+        }
     }
 }
 
@@ -80,48 +139,12 @@ pub(super) fn matvec_shared(tokens: usize, stages: usize) -> u32 {
     (tokens * (stages * 2 * 128 + 16)) as u32
 }
 
-macro_rules! matvec_names {
-    ($bits:literal, $how:literal, $half:expr, $whole:expr) => {
-        match ($half, $whole) {
-            (Half::F16, true) => concat!("packed_matvec_", $bits, "_", $how, "_f16_whole"),
-            (Half::F16, false) => concat!("packed_matvec_", $bits, "_", $how, "_f16_any"),
-            (Half::Bf16, true) => concat!("packed_matvec_", $bits, "_", $how, "_bf16_whole"),
-            (Half::Bf16, false) => concat!("packed_matvec_", $bits, "_", $how, "_bf16_any"),
-        }
-    };
-}
-
 /// `whole` if no group ends within a stage.
-pub(super) fn matvec_name(bits: Bits, symmetric: bool, half: Half, whole: bool) -> &'static str {
-    match (bits, symmetric) {
-        (Bits::B2, _) => matvec_names!("2", "asym", half, whole),
-        (Bits::B3, _) => matvec_names!("3", "asym", half, whole),
-        (Bits::B4, true) => matvec_names!("4", "sym", half, whole),
-        (Bits::B4, false) => matvec_names!("4", "asym", half, whole),
-        (Bits::B8, _) => matvec_names!("8", "asym", half, whole),
-    }
-}
-
-macro_rules! names {
-    ($bits:literal, $how:literal, $half:expr, $eights:expr) => {
-        match ($half, $eights) {
-            (Half::F16, 1) => concat!("packed_matmul_", $bits, "_", $how, "_f16_1"),
-            (Half::F16, 2) => concat!("packed_matmul_", $bits, "_", $how, "_f16_2"),
-            (Half::F16, _) => concat!("packed_matmul_", $bits, "_", $how, "_f16_8"),
-            (Half::Bf16, 1) => concat!("packed_matmul_", $bits, "_", $how, "_bf16_1"),
-            (Half::Bf16, 2) => concat!("packed_matmul_", $bits, "_", $how, "_bf16_2"),
-            (Half::Bf16, _) => concat!("packed_matmul_", $bits, "_", $how, "_bf16_8"),
-        }
-    };
-}
-
-pub(super) fn kernel_name(bits: Bits, symmetric: bool, half: Half, eights: usize) -> &'static str {
-    match (bits, symmetric) {
-        (Bits::B2, _) => names!("2", "asym", half, eights),
-        (Bits::B3, _) => names!("3", "asym", half, eights),
-        (Bits::B4, true) => names!("4", "sym", half, eights),
-        (Bits::B4, false) => names!("4", "asym", half, eights),
-        (Bits::B8, _) => names!("8", "asym", half, eights),
+pub(super) fn matvec_name(codes: Codes, whole: bool) -> &'static str {
+    if whole {
+        name!("packed_matvec", codes, "whole")
+    } else {
+        name!("packed_matvec", codes, "any")
     }
 }
 
@@ -136,7 +159,33 @@ pub(super) fn dequantize_name(bits: Bits, half: Half) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::modules, *};
+
+    /// Whatever is chosen is a kernel of this build, and fits.
+    #[test]
+    fn shapes_are_instantiated() {
+        let shared = [99, 163, 227].map(|kilobytes| kilobytes << 10);
+        for (bits, symmetric) in
+            Bits::ALL.iter().map(|&bits| (bits, false)).chain([(Bits::B4, true)])
+        {
+            for half in [Half::F16, Half::Bf16] {
+                let codes = Codes { bits, symmetric, half };
+                for tokens in [3, 8, 9, 16, 17, 64, 65, 511] {
+                    for (shared, warpgroups) in
+                        [(shared[0], false), (shared[1], false), (shared[2], true)]
+                    {
+                        let shape = Shape::for_tokens(tokens, codes, Limits { shared, warpgroups });
+                        let kernel = shape.kernel(codes);
+                        assert!(modules::source(kernel).is_some(), "{kernel}");
+                        assert!(shape.shared(codes) + OWN <= shared, "{kernel}");
+                    }
+                }
+                for name in [matvec_name(codes, true), matvec_name(codes, false)] {
+                    assert!(modules::source(name).is_some(), "{name}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn parts_are_of_a_size_that_blocks_take() {

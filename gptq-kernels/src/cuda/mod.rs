@@ -25,6 +25,7 @@ mod device;
 mod draw;
 mod half;
 mod kernels;
+mod launch;
 mod layout;
 mod measure;
 mod modules;

@@ -13,7 +13,7 @@ use super::{
     blas::Product,
     device::Buffer,
     half::Half,
-    kernels::{Shape, dequantize_name, kernel_name},
+    kernels::{Codes, dequantize_name},
     layout::{self, DEEP, Order, STAGE, Tiles, WIDE},
     ops::{Factor, optional, rows},
     tape::Argument::{At, Real, Whole, Wide},
@@ -80,8 +80,8 @@ impl Packed {
                 == (other.groups, other.tiles_per_group, other.k_tiles)
     }
 
-    pub(super) fn kernel(&self, shape: Shape) -> &'static str {
-        kernel_name(self.bits, self.zeros.is_none(), self.half, shape.eights)
+    pub(super) fn codes(&self) -> Codes {
+        Codes { bits: self.bits, symmetric: self.zeros.is_none(), half: self.half }
     }
 }
 

@@ -16,16 +16,13 @@ use gptq_core::Error;
 use super::{
     blas::Product,
     device::{Device, failed},
+    launch::{Grid, Kernel},
 };
 
 /// Two words of a structure in one, as they lie in memory.
 pub(super) fn pair(low: u32, high: u32) -> u64 {
     u64::from(low) | u64::from(high) << 32
 }
-
-/// A function of a loaded module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Kernel(pub(super) usize);
 
 /// What was asked of a GPU since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,12 +52,10 @@ const REMEMBERED: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
-    /// Blocks, threads, bytes of shared memory, and how many arguments of how many words follow.
+    /// A kernel, and how many arguments of how many words follow.
     Launch {
         kernel: Kernel,
-        grid: [u32; 3],
-        threads: u32,
-        shared: u32,
+        grid: Grid,
         arguments: u32,
     },
     Product(Product),
@@ -179,7 +174,8 @@ impl Tape {
             self.now.words.extend([1, word]);
         }
         let arguments = arguments.len() as u32;
-        self.now.operations.push(Operation::Launch { kernel, grid, threads, shared, arguments });
+        let grid = Grid { blocks: grid, threads, shared };
+        self.now.operations.push(Operation::Launch { kernel, grid, arguments });
         self.last = Some((name, begin));
         self.limit(device)
     }
@@ -269,34 +265,29 @@ impl Recording {
     fn run(&self, device: &Device) -> Result<(), Error> {
         let mut words = &self.words[..];
         let mut pointers: Vec<*mut c_void> = Vec::new();
+        // Whether the operation before says itself when the next one may begin.
+        let mut lets_begin = false;
         for operation in &self.operations {
             match operation {
                 Operation::Product(product) => match &device.blas {
-                    Some(blas) => blas.multiply(product)?,
+                    Some(blas) => {
+                        blas.multiply(product)?;
+                        lets_begin = false;
+                    }
                     None => unreachable!("products are put on the tape where there is cuBLAS"),
                 },
-                Operation::Launch { kernel, grid, threads, shared, arguments } => {
+                Operation::Launch { kernel, grid, arguments } => {
                     pointers.clear();
                     for _ in 0..*arguments {
                         let (length, rest) = (words[0] as usize, &words[1..]);
                         pointers.push(rest.as_ptr().cast_mut().cast());
                         words = &rest[length..];
                     }
-                    let [x, y, z] = *grid;
-                    // SAFETY: arguments are in the order and of the sizes that the kernel has, and
-                    // their buffers as large as it reads and writes: `ops.rs` and `packed.rs` say
-                    // so at every launch. The driver copies the words.
-                    unsafe {
-                        result::launch_kernel(
-                            kernel.0 as sys::CUfunction,
-                            (x, y, z),
-                            (*threads, 1, 1),
-                            *shared,
-                            device.stream.cu_stream(),
-                            &mut pointers,
-                        )
-                    }
-                    .map_err(|e| failed("launching a kernel", e))?;
+                    let early = kernel.early && lets_begin;
+                    // SAFETY: that arguments fit, `ops.rs` and `packed.rs` say at every launch.
+                    unsafe { kernel.launch(device, *grid, early, &mut pointers) }
+                        .map_err(|e| failed("launching a kernel", e))?;
+                    lets_begin = kernel.early;
                 }
             }
         }

@@ -40,7 +40,7 @@ impl CudaBackend {
         if tokens == 0 {
             return Ok(());
         }
-        let shape = Shape::for_tokens(tokens, first.bits, self.device.shared);
+        let shape = Shape::for_tokens(tokens, first.codes(), self.device.limits());
         let wide = if tokens <= FEW { 1 } else { shape.wide };
         let mut words = Vec::with_capacity(8 * MOST_LINEARS + 6);
         let mut columns = 0;
@@ -86,8 +86,8 @@ impl CudaBackend {
         first: &Packed,
     ) -> Result<Cut, Error> {
         let rows = tokens.div_ceil(8 * shape.eights);
-        let kernel = first.kernel(shape);
-        let shared = shape.shared(first.bits);
+        let kernel = shape.kernel(first.codes());
+        let shared = shape.shared(first.codes());
         let fit = self.device.blocks_together(kernel, THREADS, shared)?.min(shape.blocks);
         let room = self.device.multiprocessors as usize * fit;
         let units = columns * first.k_tiles / STAGE;
@@ -109,7 +109,7 @@ impl CudaBackend {
         let parts = kernels::parts(columns, stages, self.device.multiprocessors as usize);
         let whole = first.groups == 1 || first.tiles_per_group.is_multiple_of(STAGE);
         Cut {
-            kernel: kernels::matvec_name(first.bits, first.zeros.is_none(), first.half, whole),
+            kernel: kernels::matvec_name(first.codes(), whole),
             grid: [columns, parts],
             stages: [stages, parts],
             shared: kernels::matvec_shared(tokens, stages.div_ceil(parts)),

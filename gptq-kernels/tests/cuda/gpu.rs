@@ -11,6 +11,8 @@ pub(crate) fn gpu() -> CudaBackend {
         // SAFETY: both libraries run nothing but their initialisers when they are loaded.
         let real = unsafe { libloading::Library::new("libcuda.so.1") };
         if real.is_err() {
+            // SAFETY: nothing else in this process changes the environment.
+            unsafe { std::env::set_var("PTX_EMULATOR_CAPABILITY", crate::CAPABILITY) };
             let folder = std::env::current_exe().unwrap();
             let emulator = folder.with_file_name("libgptq_ptx_emulator.so");
             // SAFETY: as above. It answers to the name libcuda.so from here on.

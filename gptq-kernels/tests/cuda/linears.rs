@@ -143,6 +143,28 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+
+    /// More tokens than one block of any kernel takes, more outputs than are side by side, and columns
+    /// that blocks share.
+    #[test]
+    fn many_tokens(
+        bits in select(vec![Bits::B4, Bits::B8]),
+        half in select(vec![Half::F16, Half::Bf16]),
+        (outs, ins) in (1..700usize, select(vec![100, 256, 1024, 1500])),
+        group in select(vec![16, 32, 64, 96, 128, 256, usize::MAX]),
+        tokens in 17..200usize,
+        (symmetric, scattered) in any::<(bool, bool)>(),
+        seed in any::<u16>(),
+    ) {
+        let make = |outs, seed| layer(bits, (outs, ins, group), (symmetric, scattered), seed);
+        let matrices = [make(outs, u32::from(seed)), make(outs / 3 + 1, u32::from(seed) + 9)];
+        let x = values(tokens, ins, u32::from(seed) + 5) * 3.0;
+        check(&gpu().with_half(half), half, &x, &matrices);
+    }
+}
+
 /// Layers of one input are one launch, as many as fit; some have another width or order.
 #[test]
 fn together() {

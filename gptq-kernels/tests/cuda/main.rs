@@ -10,3 +10,6 @@ mod forward;
 mod gpu;
 mod linears;
 mod steps;
+
+/// What the emulator says it is, where there is no GPU.
+const CAPABILITY: &str = "8.0";

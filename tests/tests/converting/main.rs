@@ -149,3 +149,6 @@ fn wide_llama() -> TempDir {
     files.write(dir.path());
     dir
 }
+
+/// What the emulator says it is, where there is no GPU.
+const CAPABILITY: &str = "9.0";

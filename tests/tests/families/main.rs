@@ -62,3 +62,6 @@ fn no_model_of_the_fixture_is_left_out() {
         assert_eq!(models, golden::names());
     }
 }
+
+/// What the emulator says it is, where there is no GPU.
+const CAPABILITY: &str = "9.0";

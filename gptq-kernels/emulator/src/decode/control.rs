@@ -23,6 +23,15 @@ pub(super) fn decode(builder: &mut Builder<'_>, statement: &Statement) -> Option
             builder.emit(Op::Trap);
             Some(Ok(()))
         }
+        "griddepcontrol" if statement.has("wait") => {
+            builder.emit(Op::WaitForKernels);
+            Some(Ok(()))
+        }
+        // Whether the next kernel begins early is up to whoever launches it.
+        "griddepcontrol" if statement.has("launch_dependents") => {
+            builder.emit(Op::Nothing);
+            Some(Ok(()))
+        }
         "bar" | "barrier" if !statement.has("warp") => Some(barrier(builder, statement)),
         _ => None,
     }

@@ -147,33 +147,49 @@ fn gather(function: &Function, values: *mut *mut c_void) -> Result<Vec<u8>, Code
     Ok(bytes)
 }
 
-#[unsafe(no_mangle)]
-#[allow(clippy::too_many_arguments, reason = "the driver's interface")]
-pub(crate) extern "C" fn cuLaunchKernel(
-    function: usize,
-    grid_x: c_uint,
-    grid_y: c_uint,
-    grid_z: c_uint,
-    block_x: c_uint,
-    block_y: c_uint,
-    block_z: c_uint,
+/// What a launch is told, as the driver lays it out.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Config {
+    grid: [c_uint; 3],
+    block: [c_uint; 3],
     dynamic_shared: c_uint,
     stream: usize,
+    attributes: *const Attribute,
+    attribute_count: c_uint,
+}
+
+/// A kind and a value of at most 64 bytes.
+#[repr(C)]
+pub(crate) struct Attribute {
+    kind: c_int,
+    unused: [u8; 4],
+    value: [c_int; 16],
+}
+
+/// Allows a kernel to begin before the one before it has ended.
+const EARLY: c_int = 6;
+
+fn launch(
+    function: usize,
+    config: Config,
+    early: bool,
     parameters: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> u32 {
     with_alive(|state| {
+        let Config { grid, block, .. } = config;
         let function = state.function(function)?;
-        let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
         let threads: u64 = block.iter().map(|&side| u64::from(side)).product();
-        let dynamic_shared = dynamic_shared as usize;
+        let dynamic_shared = config.dynamic_shared as usize;
         let wrong = grid.contains(&0)
-            || grid_x > c_int::MAX as u32
+            || grid[0] > c_int::MAX as u32
             || grid[1..].iter().any(|&side| side > 65535)
             || threads == 0
             || threads > u64::from(function.max_threads)
-            || block_z > 64
+            || block[2] > 64
             || dynamic_shared > function.max_dynamic
+            || (early && state.config.capability < (9, 0))
             || !extra.is_null();
         if wrong {
             return Err(Code::INVALID_VALUE);
@@ -190,7 +206,58 @@ pub(crate) extern "C" fn cuLaunchKernel(
             kernel: function.name.clone(),
             launch,
             parameters: gather(function, parameters)?,
+            early,
         };
-        state.submit(stream, work)
+        state.submit(config.stream, work)
     })
+}
+
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn cuLaunchKernelEx(
+    config: *const Config,
+    function: usize,
+    parameters: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> u32 {
+    if config.is_null() {
+        return Code::INVALID_VALUE.0;
+    }
+    // SAFETY: the driver's interface asks for a pointer to such a structure.
+    let config = unsafe { *config };
+    let mut early = false;
+    for at in 0..config.attribute_count as usize {
+        // SAFETY: as above, of so many attributes.
+        let attribute = unsafe { &*config.attributes.add(at) };
+        if attribute.kind != EARLY {
+            return Code::NOT_SUPPORTED.0;
+        }
+        early = attribute.value[0] != 0;
+    }
+    launch(function, config, early, parameters, extra)
+}
+
+#[unsafe(no_mangle)]
+#[allow(clippy::too_many_arguments, reason = "the driver's interface")]
+pub(crate) extern "C" fn cuLaunchKernel(
+    function: usize,
+    grid_x: c_uint,
+    grid_y: c_uint,
+    grid_z: c_uint,
+    block_x: c_uint,
+    block_y: c_uint,
+    block_z: c_uint,
+    dynamic_shared: c_uint,
+    stream: usize,
+    parameters: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> u32 {
+    let config = Config {
+        grid: [grid_x, grid_y, grid_z],
+        block: [block_x, block_y, block_z],
+        dynamic_shared,
+        stream,
+        attributes: std::ptr::null(),
+        attribute_count: 0,
+    };
+    launch(function, config, false, parameters, extra)
 }

@@ -2,6 +2,7 @@
 
 use super::code::Code;
 use super::state::State;
+use crate::exec::early::Lines;
 use crate::number::round::{bf16_value, f16_value, to_bf16, to_f16};
 use crate::types::Ty;
 
@@ -28,6 +29,17 @@ pub(super) struct Gemm {
     pub(super) b: Matrix,
     pub(super) c: Matrix,
     pub(super) batches: usize,
+}
+
+impl Gemm {
+    /// Where the result goes.
+    pub(super) fn written(&self) -> Lines {
+        let mut lines = Lines::default();
+        for c in (0..self.batches).map(|batch| self.c.shifted(batch)) {
+            (0..self.n).for_each(|column| lines.add(c.address(0, column), self.m * c.ty.size()));
+        }
+        lines
+    }
 }
 
 impl Matrix {

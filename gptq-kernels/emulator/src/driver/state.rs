@@ -9,6 +9,7 @@ use super::event::Event;
 use super::function::Function;
 use super::stream::{Capture, Stream};
 use super::work::Work;
+use crate::exec::early::Lines;
 use crate::memory::Memory;
 use crate::module::Module;
 
@@ -24,6 +25,8 @@ pub(super) struct State {
     /// The error that the device never recovers from.
     pub(super) lost: Option<Code>,
     pub(super) launches: u64,
+    /// What kernels wrote that the next one may find still running.
+    pub(super) unsettled: Lines,
     handles: usize,
 }
 
@@ -43,6 +46,7 @@ impl State {
             graphs: HashMap::new(),
             lost: None,
             launches: 0,
+            unsettled: Lines::default(),
             handles: 1,
         }
     }

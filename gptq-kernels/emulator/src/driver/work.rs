@@ -8,6 +8,7 @@ use super::gemm::{self, Gemm};
 use super::state::State;
 use crate::error::Error;
 use crate::exec::Launch;
+use crate::exec::early::{Early, Lines};
 use crate::module::Module;
 
 /// One piece of work, its arguments copied.
@@ -18,6 +19,8 @@ pub(super) enum Work {
         kernel: String,
         launch: Launch,
         parameters: Vec<u8>,
+        /// Whether it may begin before the kernels before it have ended.
+        early: bool,
     },
     Copy(Copy),
     /// Writes the lowest `width` bytes of a value `count` times.
@@ -47,12 +50,19 @@ pub(super) struct Copy {
 impl State {
     pub(super) fn execute(&mut self, work: &Work) -> Result<(), Code> {
         match work {
-            Work::Launch { module, kernel, launch, parameters } => {
+            Work::Launch { module, kernel, launch, parameters, early } => {
                 self.launches += 1;
                 if self.config.lose.is_some_and(|at| self.launches >= at) {
                     return self.lose(Code::LAUNCH_FAILED);
                 }
-                match module.launch(kernel, launch, parameters, &mut self.memory) {
+                let before = early.then(|| std::mem::take(&mut self.unsettled));
+                let threads = launch.block.iter().map(|&side| side as usize).product();
+                let mut state = Early::new(before.clone(), threads);
+                let ran =
+                    module.launch_after(kernel, launch, parameters, &mut self.memory, &mut state);
+                self.unsettled = state.written.unwrap_or_default();
+                self.unsettled.join(before.unwrap_or_default());
+                match ran {
                     Ok(_) => Ok(()),
                     Err(error @ Error::Fault(_)) => {
                         complain(&error);
@@ -64,11 +74,15 @@ impl State {
                     }
                 }
             }
-            Work::Copy(copy) => self.copy(*copy),
+            Work::Copy(copy) => {
+                self.unsettled = Lines::default();
+                self.copy(*copy)
+            }
             Work::Fill { at, value, width, count } => {
                 if !self.is_device(*at, width * count) {
                     return Err(Code::INVALID_VALUE);
                 }
+                self.unsettled = Lines::default();
                 // SAFETY: the range was found to be device memory, which the state guards.
                 let to = unsafe { std::slice::from_raw_parts_mut(*at as *mut u8, width * count) };
                 to.chunks_mut(*width)
@@ -80,7 +94,10 @@ impl State {
                 unsafe { function(*data as *mut c_void) };
                 Ok(())
             }
-            Work::Gemm(gemm) => gemm::run(self, gemm),
+            Work::Gemm(gemm) => {
+                self.unsettled = gemm.written();
+                gemm::run(self, gemm)
+            }
         }
     }
 

@@ -1,18 +1,21 @@
 //! Global memory as a launch sees it: every access lies inside one allocation.
 
+use super::early::Early;
+
 pub(crate) struct Global {
     /// Start and end of each, in order.
     ranges: Vec<(u64, u64)>,
     /// The last range that was hit: neighbours usually follow.
     last: usize,
+    pub(crate) early: Early,
 }
 
 impl Global {
-    pub(crate) fn new(mut ranges: Vec<(u64, u64)>) -> Self {
+    pub(crate) fn new(mut ranges: Vec<(u64, u64)>, early: Early) -> Self {
         ranges.sort_unstable();
         // So that there is always a last one.
         ranges.insert(0, (0, 0));
-        Self { ranges, last: 0 }
+        Self { ranges, last: 0, early }
     }
 
     fn check(&mut self, address: u64, bytes: usize) -> Result<(), String> {
@@ -48,8 +51,9 @@ impl Global {
         format!("{bytes} bytes of global memory at {address:#x} lie in no allocation; {nearest}")
     }
 
-    pub(crate) fn read(&mut self, address: u64, out: &mut [u8]) -> Result<(), String> {
+    pub(crate) fn read(&mut self, address: u64, out: &mut [u8], thread: u16) -> Result<(), String> {
         self.check(address, out.len())?;
+        self.early.read(address, out.len(), thread)?;
         // SAFETY: the range is part of a live allocation, which nothing else touches in a launch.
         unsafe {
             std::ptr::copy_nonoverlapping(address as *const u8, out.as_mut_ptr(), out.len());
@@ -57,8 +61,9 @@ impl Global {
         Ok(())
     }
 
-    pub(crate) fn write(&mut self, address: u64, from: &[u8]) -> Result<(), String> {
+    pub(crate) fn write(&mut self, address: u64, from: &[u8], thread: u16) -> Result<(), String> {
         self.check(address, from.len())?;
+        self.early.write(address, from.len(), thread)?;
         // SAFETY: as above.
         unsafe {
             std::ptr::copy_nonoverlapping(from.as_ptr(), address as *mut u8, from.len());

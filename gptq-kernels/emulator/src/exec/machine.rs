@@ -40,7 +40,7 @@ impl<'a> Machine<'a> {
         kernel: &'a Kernel,
         launch: &'a Launch,
         parameters: &[u8],
-        ranges: Vec<(u64, u64)>,
+        global: Global,
     ) -> Self {
         let count: usize = launch.block.iter().map(|&side| side as usize).product();
         let shared = kernel.static_shared + launch.dynamic_shared;
@@ -55,7 +55,7 @@ impl<'a> Machine<'a> {
             kernel,
             launch,
             store: Store {
-                global: Global::new(ranges),
+                global,
                 shared: vec![0; shared],
                 shadow,
                 local: vec![0; count * kernel.local_bytes],
@@ -125,6 +125,7 @@ impl<'a> Machine<'a> {
             }
         }
         self.store.shadow.begin_block();
+        self.store.global.early.begin_block();
         self.arrivals.fill(0);
         for (flight, regs) in self.flights.iter_mut().zip(self.regs.chunks_mut(32 * slots.max(1))) {
             flight.begin(regs, slots);

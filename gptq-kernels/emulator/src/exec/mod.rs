@@ -4,6 +4,7 @@ pub(crate) mod atomic;
 mod barrier;
 mod collective;
 mod descriptor;
+pub(crate) mod early;
 mod flight;
 mod global;
 mod machine;
@@ -22,6 +23,8 @@ use order::Order;
 use crate::error::Error;
 use crate::memory::Memory;
 use crate::module::Module;
+use early::Early;
+use global::Global;
 use machine::Machine;
 
 /// How a kernel is launched.
@@ -66,6 +69,19 @@ impl Module {
         parameters: &[u8],
         memory: &mut Memory,
     ) -> Result<Stats, Error> {
+        let mut early = Early::default();
+        self.launch_after(kernel, launch, parameters, memory, &mut early)
+    }
+
+    /// As above, and perhaps before the kernels before it have ended.
+    pub(crate) fn launch_after(
+        &self,
+        kernel: &str,
+        launch: &Launch,
+        parameters: &[u8],
+        memory: &mut Memory,
+        early: &mut Early,
+    ) -> Result<Stats, Error> {
         let Some(kernel) = self.kernels.get(kernel) else {
             return Err(Error::Launch(format!("no kernel {kernel}")));
         };
@@ -90,10 +106,12 @@ impl Module {
         let variables =
             storage.map(|(_, block)| (block.address(), block.address() + block.len() as u64));
         let ranges = memory.ranges().chain(variables).collect();
-        let mut machine = Machine::new(kernel, launch, parameters, ranges);
+        let global = Global::new(ranges, std::mem::take(early));
+        let mut machine = Machine::new(kernel, launch, parameters, global);
         for index in launch.order.sequence(blocks) {
             machine.run(index)?;
         }
+        *early = std::mem::take(&mut machine.store.global.early);
         Ok(Stats { instructions: machine.instructions(), blocks, threads: blocks * threads })
     }
 }

@@ -138,7 +138,9 @@ impl Thread {
                 self.pc = *to.get(index).ok_or("the index is outside the table of branches")?;
                 return Ok(());
             }
+            Op::WaitForKernels => store.global.early.wait(who.thread),
             Op::Exit => {
+                store.global.early.leave(who.thread)?;
                 self.land(store, 0)?;
                 self.state = State::Done;
             }
@@ -209,7 +211,7 @@ impl Thread {
             return Err(format!("a copy of {bytes} bytes from {from:#x} to {to:#x} is misaligned"));
         }
         if read > 0 {
-            store.global.read(from, &mut data[..read])?;
+            store.global.read(from, &mut data[..read], who.thread)?;
         }
         if to + bytes as u64 > store.shared.len() as u64 {
             let length = store.shared.len();

@@ -79,7 +79,7 @@ impl Store {
                 let at = slice_of("parameter", self.parameters.len(), address, bytes)?;
                 out.copy_from_slice(&self.parameters[at..at + bytes]);
             }
-            _ => self.global.read(address, out)?,
+            _ => self.global.read(address, out, how.who.thread)?,
         }
         Ok(())
     }
@@ -109,7 +109,7 @@ impl Store {
                 self.local[at..at + bytes].copy_from_slice(from);
             }
             Space::Param => return Err("parameters cannot be written".into()),
-            _ => self.global.write(address, from)?,
+            _ => self.global.write(address, from, how.who.thread)?,
         }
         Ok(())
     }
@@ -149,9 +149,10 @@ impl Store {
                 Ok(old)
             }
             Space::Global => {
-                self.global.read(address, &mut value[..bytes])?;
+                self.global.read(address, &mut value[..bytes], who.thread)?;
                 let old = u64::from_le_bytes(value);
-                self.global.write(address, &change(old).to_le_bytes()[..bytes])?;
+                let new = change(old).to_le_bytes();
+                self.global.write(address, &new[..bytes], who.thread)?;
                 Ok(old)
             }
             _ => Err("atomics reach global and shared memory only".into()),

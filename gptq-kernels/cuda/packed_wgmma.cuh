@@ -1,0 +1,177 @@
+// The product of packed_matmul.cuh for more than 16 tokens, with Hopper's products of warpgroups:
+// mma.sync reaches some 60 % of what its tensor cores can do, too little to keep up with memory at
+// 64 tokens.
+//
+// A block has four tiles side by side, 256 outputs. Both of its warpgroups have all four, a warp one
+// of them, and of each of its groups of lanes one half of the outputs. The 64 rows of a product are
+// sixteen outputs of each of the four tiles, so a lane finds its weights in the words that are its
+// own in any case. While products are under way, the weights of the next sixteen inputs are unpacked.
+#pragma once
+
+#include "grid.cuh"
+#include "stages.cuh"
+#include "wgmma.cuh"
+
+// Whether `others` blocks came to the counter already, so that no one waits for what this block has.
+// What they wrote is visible then, and the counter left at zero.
+__device__ inline bool all_came(u32* counter, u32 others) {
+    __shared__ bool came;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        came = load_acquire(counter) == others;
+        if (came) *counter = 0;
+    }
+    __syncthreads();
+    bool all = came;
+    if (all) __threadfence();
+    return all;
+}
+
+template <u32 BITS, bool ASYM, class T, u32 NB, u32 STAGES>
+__device__ void packed_wgmma(const Job& job) {
+    constexpr u32 WIDE = 4, WORDS = BITS / 2;
+    constexpr u32 HALF = 8 * NB * 128;    // bytes of 64 inputs of all tokens
+    constexpr u32 BYTES = 2 * HALF + WEIGHT_BYTES<BITS, ASYM, WIDE>;
+    static_assert(BYTES % 1024 == 0 && STAGES > 2, "rows of x begin at multiples of 1024 bytes");
+    extern __shared__ __align__(128) char shared[];
+    const u32 ring = (shared_address(shared) + 1023) / 1024 * 1024;
+    const u32 lane = threadIdx.x % WARP, wide = threadIdx.x / WARP % WIDE;
+    // Outputs 0 to 31 of the tile, or 32 to 63: not the same for all lanes of a warp, so that the
+    // words that they load are in all banks.
+    const u32 half = threadIdx.x / WARP / WIDE ^ lane / 8 % 2;
+    const Stages stages(job);
+    const u32 begin = begin_of(job, blockIdx.x), end = begin_of(job, blockIdx.x + 1);
+    const u32 first_token = blockIdx.y * 8 * NB;
+    const u16* x = job.x + u64(first_token) * job.k_tiles * 16;
+    const u32 tokens = min(job.tokens - first_token, 8 * NB);
+    constexpr u32 PART = 8 * NB * THREADS;
+    // [rows of blocks][blocks][2][PART]
+    float* partials = job.partials + u64(blockIdx.y) * gridDim.x * 2 * PART;
+    u32* counters = job.counters + blockIdx.y * stages.columns();
+
+    auto fetch = [&](const Place& at, u32 slot) {
+        const u32 base = ring + slot * BYTES;
+        for (u32 i = threadIdx.x; i < 8 * NB * (DEPTH / 8); i += THREADS) {
+            u32 row = i / (DEPTH / 8), chunk = i % (DEPTH / 8);
+            u32 to = base + chunk / 8 * HALF + row * 128 + (chunk % 8 ^ row % 8) * 16;
+            copy_async(to, x + (u64(row) * job.k_tiles * 16 + at.stage * DEPTH + chunk * 8), row < tokens);
+        }
+        fetch_weights<BITS, ASYM, WIDE>(stages, at, base + 2 * HALF);
+    };
+
+    // Sixteen outputs of each tile, and the next sixteen.
+    float sums[2][NB][4] = {};
+
+    auto multiply = [&](const Place& at, u32 slot, bool anew) {
+        const u32 base = ring + slot * BYTES;
+        const u32 codes = base + 2 * HALF + wide * 8 * 128 * BITS + 4 * word_at<BITS>(half * WORDS, lane);
+        const u32 scales = base + 2 * HALF + WIDE * 8 * 128 * BITS + (wide * 8 + lane / 4) * 16 + half * 8;
+        const bool one_group = stages.is_of_one_group(at);
+        Grid<BITS, ASYM, T, 4> grid;
+#pragma unroll
+        for (u32 depth = 0; depth < 8; depth++) {
+            if (depth == 0 || !one_group) {
+                const u32 from = scales + stages.row_of(at, depth) * WIDE * 128;
+                u32 s[2], z[2] = {};
+                load_shared(s, from);
+                if (ASYM) load_shared(z, from + 8 * WIDE * 128);
+                grid.set(s, z);
+            }
+            u32 words[WORDS];
+            load_shared(words, codes + depth * 128 * BITS);
+            u32 weights[2][4];
+#pragma unroll
+            for (u32 i = 0; i < 2; i++) {
+                weights[i][0] = grid.weight(words, 4 * i);
+                weights[i][2] = grid.weight(words, 4 * i + 1);
+                weights[i][1] = grid.weight(words, 4 * i + 2);
+                weights[i][3] = grid.weight(words, 4 * i + 3);
+            }
+            const u64 rows = rows_of_128_bytes(base + depth / 4 * HALF + depth % 4 * 32);
+            begin_products();
+#pragma unroll
+            for (u32 i = 0; i < 2; i++) Products<T, NB>::add(sums[i], weights[i], rows, anew && depth == 0);
+            commit_products();
+            // The registers of the weights before these are free.
+            wait_for_products<1>();
+        }
+    };
+
+    auto token_of = [&](u32 i) { return i / 4 % NB * 8 + lane % 4 * 2 + i % 2; };
+    auto write = [&](const Place& at, u32 i, float sum) {
+        const u32 tile = place_in(job, at.linear, at.column) * WIDE + wide;
+        const u32 output = tile * 64 + half * 32 + i / (4 * NB) * 16 + lane / 4 + i % 4 / 2 * 8;
+        if (token_of(i) < tokens) write_sum(job.linears[at.linear], first_token + token_of(i), output, sum);
+    };
+    auto part_of = [&](u32 block, u32 column) {
+        return stages.part_of(partials, block, column, PART) + threadIdx.x;
+    };
+
+    auto finish = [&](const Place& at) {
+        wait_for_products<0>();
+        const u32 column = at.column;
+        const u32 first = stages.owner(column * stages.many);
+        const u32 last = stages.owner(column * stages.many + stages.many - 1);
+        bool sums_up = all_came(counters + column, last - first);
+        if (!sums_up) {
+            float* part = part_of(blockIdx.x, column);
+#pragma unroll
+            for (u32 i = 0; i < 8 * NB; i++)
+                if (token_of(i) < tokens)
+                    part[i * THREADS] = sums[i / (4 * NB)][i / 4 % NB][i % 4];
+            sums_up = last_of(counters + column, last - first + 1);
+        }
+        constexpr u32 RUN = 16;           // on their way at a time
+#pragma unroll
+        for (u32 run = 0; run < 8 * NB; run += RUN) {
+            if (!sums_up) break;
+            float sum[RUN] = {};
+            for (u32 block = first; block <= last; block++) {
+                const float* part = part_of(block, column);
+                float parts[RUN];
+#pragma unroll
+                for (u32 q = 0; q < RUN; q++) {
+                    const u32 i = run + q;
+                    parts[q] = sums[i / (4 * NB)][i / 4 % NB][i % 4];
+                    if (block != blockIdx.x) 
+                        parts[q] = token_of(i) < tokens ? load_fresh(part + i * THREADS) : 0.0f;
+                }
+#pragma unroll
+                for (u32 q = 0; q < RUN; q++) sum[q] += parts[q];
+            }
+#pragma unroll
+            for (u32 q = 0; q < RUN; q++) write(at, run + q, sum[q]);
+        }
+    };
+
+    Place next = stages.place_of(begin), now = next;
+    u32 slot = 0, free = 0;
+    auto fetch_next = [&](bool there) {
+        if (there) {
+            fetch(next, free);
+            stages.advance(next);
+        }
+        commit_copies();
+        free = free + 1 == STAGES ? 0 : free + 1;
+    };
+    for (u32 i = 0; i < STAGES - 2; i++) fetch_next(begin + i < end);
+    for (u32 unit = begin; unit < end; unit++) {
+        wait_for_copies<STAGES - 3>();
+        show_to_products();
+        __syncthreads();
+        // All warps have begun the last products of the stage before, so those of the stage before
+        // that one are done.
+        fetch_next(unit + STAGES - 2 < end);
+        multiply(now, slot, now.stage == 0 || unit == begin);
+        if (now.stage == stages.many - 1 || unit + 1 == end) finish(now);
+        stages.advance(now);
+        slot = slot + 1 == STAGES ? 0 : slot + 1;
+    }
+    wait_for_products<0>();
+}
+
+#define PACKED_WGMMA(BITS, HOW, ASYM, T, NAME, NB, STAGES)                                         \
+    KERNEL __launch_bounds__(THREADS, 1)                                                           \
+        packed_wgmma_##BITS##_##HOW##_##NAME##_##NB(const __grid_constant__ Job job) {             \
+        packed_wgmma<BITS, ASYM, T, NB, STAGES>(job);                                              \
+    }

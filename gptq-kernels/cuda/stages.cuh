@@ -1,0 +1,91 @@
+// How a product's work is cut: a stage is 128 inputs of one column of tiles. All stages of all
+// columns, one after the other, go to blocks in equal shares, so that every multiprocessor reads as
+// much as any other; where a column is cut, blocks meet and its parts are added in a fixed order.
+#pragma once
+
+#include "job.cuh"
+
+// A stage, and what is known of it without dividing: whose it is, the group of its first tile, and
+// how far in that group the tile is.
+struct Place {
+    u32 column, stage, linear, group, tile;
+};
+
+struct Stages {
+    const Job& job;
+    const u32 many; // of one column
+
+    __device__ explicit Stages(const Job& job) : job(job), many(job.k_tiles / 8) {}
+
+    __device__ u32 columns() const {
+        u32 columns = 0;
+        for (u32 l = 0; l < MOST_LINEARS; l++)
+            if (job.linears[l].codes) columns = job.linears[l].columns_end;
+        return columns;
+    }
+    __device__ Place place_of(u32 unit) const {
+        Place at = {unit / many, unit % many, 0, 0, 0};
+        at.linear = linear_of(job, at.column);
+        at.group = at.stage * 8 / job.tiles_per_group;
+        at.tile = at.stage * 8 % job.tiles_per_group;
+        return at;
+    }
+    __device__ void advance(Place& at) const {
+        if (++at.stage == many) {
+            at.stage = at.group = at.tile = 0;
+            at.column++;
+            while (at.linear < MOST_LINEARS - 1 &&
+                   at.column >= job.linears[at.linear].columns_end)
+                at.linear++;
+            return;
+        }
+        for (at.tile += 8; at.tile >= job.tiles_per_group; at.tile -= job.tiles_per_group) at.group++;
+    }
+    // Whether all tiles of the stage are of one group.
+    __device__ bool is_of_one_group(const Place& at) const {
+        return at.tile + 7 < job.tiles_per_group;
+    }
+    // Groups after the stage's first one until this tile of it. Holes at the end have no group of
+    // their own.
+    __device__ u32 row_of(const Place& at, u32 depth) const {
+        if (at.tile + depth < job.tiles_per_group) return 0;
+        u32 group = at.group + (at.tile + depth) / job.tiles_per_group;
+        return min(group, job.groups - 1) - min(at.group, job.groups - 1);
+    }
+    // Which block has a unit.
+    __device__ u32 owner(u32 unit) const {
+        u32 larger = job.rest * (job.share + 1);
+        return unit < larger ? unit / (job.share + 1) : job.rest + (unit - larger) / job.share;
+    }
+    // Where a block writes its part of a column, of so many numbers. It has at most one column that
+    // it does not begin, its first, and one that it does not end, its last.
+    __device__ float* part_of(float* partials, u32 block, u32 column, u32 numbers) const {
+        bool begins = begin_of(job, block) <= column * many;
+        return partials + (u64(block) * 2 + begins) * numbers;
+    }
+};
+
+// Codes of a stage come to shared memory, [WIDE][8 tiles][32 · BITS words], behind them scales,
+// [8][WIDE][64] halves with a row for each group, and zeros. Where no tile is, zeros come.
+template <u32 BITS, bool ASYM, u32 WIDE>
+__device__ void fetch_weights(const Stages& stages, const Place& at, u32 to) {
+    const Job& job = stages.job;
+    const Linear& linear = job.linears[at.linear];
+    const u32 first_n = place_in(job, at.linear, at.column) * WIDE;
+    constexpr u32 CHUNKS = 64 * BITS; // of one column of a stage
+    for (u32 i = threadIdx.x; i < WIDE * CHUNKS; i += THREADS) {
+        u32 n = first_n + i / CHUNKS, tile = i % CHUNKS / (8 * BITS), chunk = i % (8 * BITS);
+        const u32* from = tile_at<BITS>(linear, n, at.stage * 8 + tile) + chunk * 4;
+        copy_async(to + i * 16, from, n < linear.n_tiles);
+    }
+    const u32 scales = to + WIDE * CHUNKS * 16, zeros = scales + 8 * WIDE * 128;
+    const u32 first = min(at.group, job.groups - 1), rows = stages.row_of(at, 7) + 1;
+    for (u32 i = threadIdx.x; i < rows * WIDE * 8; i += THREADS) {
+        u32 row = i / (WIDE * 8), n = first_n + i / 8 % WIDE;
+        u64 from = (u64(first + row) * linear.n_tiles + n) * 64 + i % 8 * 8;
+        copy_async(scales + i * 16, linear.scales + from, n < linear.n_tiles);
+        if (ASYM) copy_async(zeros + i * 16, linear.zeros + from, n < linear.n_tiles);
+    }
+}
+template <u32 BITS, bool ASYM, u32 WIDE>
+constexpr u32 WEIGHT_BYTES = WIDE * 8 * 128 * BITS + (ASYM ? 2 : 1) * 8 * WIDE * 128;
