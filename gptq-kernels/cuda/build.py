@@ -25,7 +25,7 @@ OPTIONS = ["--std=c++17", f"--include-path={HERE}"]
 
 
 # Kernels of one step of generating text. From Hopper on they begin early.
-STEP = {"attention", "dense", "draw", "halves", "norm", "pointwise", "rows"}
+STEP = "attention dense draw halves norm packed_matmul packed_matvec pointwise rows".split()
 
 
 def targets(source):
@@ -33,7 +33,7 @@ def targets(source):
     is assembled."""
     if "wgmma" in source.stem:
         return [("", "compute_90a", ["sm_90a"])]
-    if source.stem in STEP or "matvec" in source.stem:
+    if re.sub(r"_\d+$", "", source.stem) in STEP:
         return [("", "compute_80", ["sm_80"]), ("_early", "compute_90", ["sm_90"])]
     return [("", "compute_80", ["sm_80", "sm_90"])]
 

@@ -170,6 +170,12 @@ __device__ inline u64 once() {
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
     return policy;
 }
+// So many bytes, a multiple of 16, come to the second cache, and no one waits for them.
+__device__ inline void prefetch(const void* from, u32 bytes) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#endif
+}
 // They stay as they are if nothing is `there`. Not by way of the constant cache's loads: those move
 // across a barrier of the warp, and where a load is issued is up to us.
 #define STREAM "ld.global.L1::no_allocate.L2::cache_hint"

@@ -22,12 +22,11 @@ template <u32 BITS, bool ASYM, class T, u32 NB, u32 WIDE, u32 STAGES>
 __device__ void packed_matmul(const Job& job) {
     using S = Stage<BITS, ASYM, NB, WIDE>;
     constexpr u32 DEEP = 8 / WIDE;        // warps that share a column
+    let_next_begin();
     extern __shared__ __align__(128) char shared[];
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const u32 wide = warp % WIDE, deep = warp / WIDE;
     const Stages stages(job);
-    // Units are the stages of all columns; blocks are at most as many.
-    const u32 begin = begin_of(job, blockIdx.x), end = begin_of(job, blockIdx.x + 1);
     // More tokens are another row of blocks.
     const u32 first_token = blockIdx.y * 8 * NB;
     const u16* x = job.x + u64(first_token) * job.k_tiles * 16;
@@ -37,14 +36,16 @@ __device__ void packed_matmul(const Job& job) {
     float* partials = job.partials + u64(blockIdx.y) * gridDim.x * 2 * PART;
     u32* counters = job.counters + blockIdx.y * stages.columns();
 
-    auto fetch = [&](const Place& at, u32 slot) {
+    auto weights = [&](const Place& at, u32 slot) {
+        fetch_weights<BITS, ASYM, WIDE>(stages, at, shared_address(shared) + slot * S::BYTES + S::X);
+    };
+    auto give_tokens = [&](u32 stage, u32 slot) {
         const u32 base = shared_address(shared) + slot * S::BYTES;
         for (u32 i = threadIdx.x; i < 8 * NB * (DEPTH / 8); i += THREADS) {
             u32 row = i / (DEPTH / 8), chunk = i % (DEPTH / 8);
             copy_async(base + row * PITCH + chunk * 16,
-                       x + (u64(row) * job.k_tiles * 16 + at.stage * DEPTH + chunk * 8), row < tokens);
+                       x + (u64(row) * job.k_tiles * 16 + stage * DEPTH + chunk * 8), row < tokens);
         }
-        fetch_weights<BITS, ASYM, WIDE>(stages, at, base + S::X);
     };
 
     float sums[4][NB][4];
@@ -155,30 +156,12 @@ __device__ void packed_matmul(const Job& job) {
         clear();
     };
 
-    Place next = stages.place_of(begin), now = next;
-    u32 fetched = 0, slot = 0;
-    for (; fetched < STAGES - 1; fetched++) {
-        if (begin + fetched < end) {
-            fetch(next, fetched);
-            stages.advance(next);
-        }
-        commit_copies();
-    }
-    for (u32 unit = begin; unit < end; unit++) {
-        wait_for_copies<STAGES - 2>();
-        __syncthreads();
-        multiply(now, slot);
-        if (now.stage == stages.many - 1 || unit + 1 == end) finish(now);
-        stages.advance(now);
-        // The slot of the stage before is free: all warps have passed the barrier above.
-        u32 before = slot == 0 ? STAGES - 1 : slot - 1;
-        if (unit + STAGES - 1 < end) {
-            fetch(next, before);
-            stages.advance(next);
-        }
-        commit_copies();
-        slot = slot + 1 == STAGES ? 0 : slot + 1;
-    }
+    for_each_stage<STAGES, STAGES - 1>(
+        stages, weights, give_tokens, [] {},
+        [&](const Place& at, u32 slot, bool, bool last) {
+            multiply(at, slot);
+            if (last) finish(at);
+        });
 }
 
 #define PACKED_MATMUL(BITS, HOW, ASYM, T, NAME, NB, WIDE, STAGES, BLOCKS)                          \

@@ -1,15 +1,15 @@
 // 4-bit weights. Which of these a product takes is decided in src/cuda/kernels.rs.
 #include "packed_matmul.cuh"
 
-PACKED_MATMUL(4, sym, false, F16, f16, 1, 2, 4, 3)
+PACKED_MATMUL(4, sym, false, F16, f16, 1, 2, 4, 2)
 PACKED_MATMUL(4, sym, false, F16, f16, 2, 4, 3, 2)
 PACKED_MATMUL(4, sym, false, F16, f16, 8, 4, 3, 1)
-PACKED_MATMUL(4, sym, false, BF16, bf16, 1, 2, 4, 3)
+PACKED_MATMUL(4, sym, false, BF16, bf16, 1, 2, 4, 2)
 PACKED_MATMUL(4, sym, false, BF16, bf16, 2, 4, 3, 2)
 PACKED_MATMUL(4, sym, false, BF16, bf16, 8, 4, 3, 1)
-PACKED_MATMUL(4, asym, true, F16, f16, 1, 2, 4, 3)
+PACKED_MATMUL(4, asym, true, F16, f16, 1, 2, 4, 2)
 PACKED_MATMUL(4, asym, true, F16, f16, 2, 4, 3, 2)
 PACKED_MATMUL(4, asym, true, F16, f16, 8, 4, 3, 1)
-PACKED_MATMUL(4, asym, true, BF16, bf16, 1, 2, 4, 3)
+PACKED_MATMUL(4, asym, true, BF16, bf16, 1, 2, 4, 2)
 PACKED_MATMUL(4, asym, true, BF16, bf16, 2, 4, 3, 2)
 PACKED_MATMUL(4, asym, true, BF16, bf16, 8, 4, 3, 1)

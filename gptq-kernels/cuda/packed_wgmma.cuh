@@ -33,6 +33,7 @@ __device__ void packed_wgmma(const Job& job) {
     constexpr u32 HALF = 8 * NB * 128;    // bytes of 64 inputs of all tokens
     constexpr u32 BYTES = 2 * HALF + WEIGHT_BYTES<BITS, ASYM, WIDE>;
     static_assert(BYTES % 1024 == 0 && STAGES > 2, "rows of x begin at multiples of 1024 bytes");
+    let_next_begin();
     extern __shared__ __align__(128) char shared[];
     const u32 ring = (shared_address(shared) + 1023) / 1024 * 1024;
     const u32 lane = threadIdx.x % WARP, wide = threadIdx.x / WARP % WIDE;
@@ -40,7 +41,6 @@ __device__ void packed_wgmma(const Job& job) {
     // words that they load are in all banks.
     const u32 half = threadIdx.x / WARP / WIDE ^ lane / 8 % 2;
     const Stages stages(job);
-    const u32 begin = begin_of(job, blockIdx.x), end = begin_of(job, blockIdx.x + 1);
     const u32 first_token = blockIdx.y * 8 * NB;
     const u16* x = job.x + u64(first_token) * job.k_tiles * 16;
     const u32 tokens = min(job.tokens - first_token, 8 * NB);
@@ -49,14 +49,16 @@ __device__ void packed_wgmma(const Job& job) {
     float* partials = job.partials + u64(blockIdx.y) * gridDim.x * 2 * PART;
     u32* counters = job.counters + blockIdx.y * stages.columns();
 
-    auto fetch = [&](const Place& at, u32 slot) {
+    auto weights = [&](const Place& at, u32 slot) {
+        fetch_weights<BITS, ASYM, WIDE>(stages, at, ring + slot * BYTES + 2 * HALF);
+    };
+    auto give_tokens = [&](u32 stage, u32 slot) {
         const u32 base = ring + slot * BYTES;
         for (u32 i = threadIdx.x; i < 8 * NB * (DEPTH / 8); i += THREADS) {
             u32 row = i / (DEPTH / 8), chunk = i % (DEPTH / 8);
             u32 to = base + chunk / 8 * HALF + row * 128 + (chunk % 8 ^ row % 8) * 16;
-            copy_async(to, x + (u64(row) * job.k_tiles * 16 + at.stage * DEPTH + chunk * 8), row < tokens);
+            copy_async(to, x + (u64(row) * job.k_tiles * 16 + stage * DEPTH + chunk * 8), row < tokens);
         }
-        fetch_weights<BITS, ASYM, WIDE>(stages, at, base + 2 * HALF);
     };
 
     // Sixteen outputs of each tile, and the next sixteen.
@@ -97,11 +99,23 @@ __device__ void packed_wgmma(const Job& job) {
         }
     };
 
-    auto token_of = [&](u32 i) { return i / 4 % NB * 8 + lane % 4 * 2 + i % 2; };
-    auto write = [&](const Place& at, u32 i, float sum) {
-        const u32 tile = place_in(job, at.linear, at.column) * WIDE + wide;
-        const u32 output = tile * 64 + half * 32 + i / (4 * NB) * 16 + lane / 4 + i % 4 / 2 * 8;
-        if (token_of(i) < tokens) write_sum(job.linears[at.linear], first_token + token_of(i), output, sum);
+    // Of a thread's sums, those of sixteen outputs and of 32 tokens at a time: two outputs and two
+    // tokens for each eight of tokens.
+    constexpr u32 RUN = 16;
+    const u32 token = lane % 4 * 2;
+    auto is_there = [&](u32 i) { return i / 4 % NB * 8 + token + i % 2 < tokens; };
+    auto write = [&](const Linear& linear, u32 output, u32 run, const float (&sum)[RUN]) {
+        float* out = linear.out + u64(first_token + run / 4 % NB * 8 + token) * linear.outputs + output;
+        float bias[2];
+#pragma unroll
+        for (u32 r = 0; r < 2; r++)
+            bias[r] = linear.bias && output + 8 * r < linear.outputs ? linear.bias[output + 8 * r] : 0.0f;
+#pragma unroll
+        for (u32 q = 0; q < RUN; q++) {
+            const bool mine = is_there(run + q) && output + q % 4 / 2 * 8 < linear.outputs;
+            if (mine) out[q % 2 * linear.outputs + q % 4 / 2 * 8] = sum[q] * linear.rescale + bias[q % 4 / 2];
+            if (q % 4 == 3) out += 8 * linear.outputs;
+        }
     };
     auto part_of = [&](u32 block, u32 column) {
         return stages.part_of(partials, block, column, PART) + threadIdx.x;
@@ -117,56 +131,36 @@ __device__ void packed_wgmma(const Job& job) {
             float* part = part_of(blockIdx.x, column);
 #pragma unroll
             for (u32 i = 0; i < 8 * NB; i++)
-                if (token_of(i) < tokens)
-                    part[i * THREADS] = sums[i / (4 * NB)][i / 4 % NB][i % 4];
+                if (is_there(i)) part[i * THREADS] = sums[i / (4 * NB)][i / 4 % NB][i % 4];
             sums_up = last_of(counters + column, last - first + 1);
         }
-        constexpr u32 RUN = 16;           // on their way at a time
+        if (!sums_up) return;
+        const Linear& linear = job.linears[at.linear];
+        const u32 tile = place_in(job, at.linear, column) * WIDE + wide;
+        const u32 output = tile * 64 + half * 32 + lane / 4;
 #pragma unroll
         for (u32 run = 0; run < 8 * NB; run += RUN) {
-            if (!sums_up) break;
             float sum[RUN] = {};
             for (u32 block = first; block <= last; block++) {
-                const float* part = part_of(block, column);
-                float parts[RUN];
+                const float* part = part_of(block, column) + run * THREADS;
 #pragma unroll
                 for (u32 q = 0; q < RUN; q++) {
-                    const u32 i = run + q;
-                    parts[q] = sums[i / (4 * NB)][i / 4 % NB][i % 4];
-                    if (block != blockIdx.x) 
-                        parts[q] = token_of(i) < tokens ? load_fresh(part + i * THREADS) : 0.0f;
+                    // What this block has is added where it belongs in the order of the blocks.
+                    float other = 0;
+                    if (block != blockIdx.x && is_there(run + q)) other = load_fresh(part + q * THREADS);
+                    sum[q] += block != blockIdx.x ? other : sums[run / (4 * NB)][run / 4 % NB + q / 4][q % 4];
                 }
-#pragma unroll
-                for (u32 q = 0; q < RUN; q++) sum[q] += parts[q];
             }
-#pragma unroll
-            for (u32 q = 0; q < RUN; q++) write(at, run + q, sum[q]);
+            write(linear, output + run / (4 * NB) * 16, run, sum);
         }
     };
 
-    Place next = stages.place_of(begin), now = next;
-    u32 slot = 0, free = 0;
-    auto fetch_next = [&](bool there) {
-        if (there) {
-            fetch(next, free);
-            stages.advance(next);
-        }
-        commit_copies();
-        free = free + 1 == STAGES ? 0 : free + 1;
-    };
-    for (u32 i = 0; i < STAGES - 2; i++) fetch_next(begin + i < end);
-    for (u32 unit = begin; unit < end; unit++) {
-        wait_for_copies<STAGES - 3>();
-        show_to_products();
-        __syncthreads();
-        // All warps have begun the last products of the stage before, so those of the stage before
-        // that one are done.
-        fetch_next(unit + STAGES - 2 < end);
-        multiply(now, slot, now.stage == 0 || unit == begin);
-        if (now.stage == stages.many - 1 || unit + 1 == end) finish(now);
-        stages.advance(now);
-        slot = slot + 1 == STAGES ? 0 : slot + 1;
-    }
+    for_each_stage<STAGES, STAGES - 2>(
+        stages, weights, give_tokens, [] { show_to_products(); },
+        [&](const Place& at, u32 slot, bool first, bool last) {
+            multiply(at, slot, first);
+            if (last) finish(at);
+        });
     wait_for_products<0>();
 }
 

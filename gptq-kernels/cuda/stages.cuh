@@ -89,3 +89,47 @@ __device__ void fetch_weights(const Stages& stages, const Place& at, u32 to) {
 }
 template <u32 BITS, bool ASYM, u32 WIDE>
 constexpr u32 WEIGHT_BYTES = WIDE * 8 * 128 * BITS + (ASYM ? 2 : 1) * 8 * WIDE * 128;
+
+// All stages of this block, one after the other, each in a slot of a ring in shared memory. Their
+// copies are begun `AHEAD` stages before; those of the first weights before the kernels that write x
+// have ended. When a slot is filled again, all warps have begun to multiply the stage `STAGES` −
+// `AHEAD` behind the one that it had. `arrived` runs in every thread when its copies are there, and
+// `multiply` when all are; it is told where a column begins and ends for this block.
+template <u32 STAGES, u32 AHEAD, class Weights, class Tokens, class Arrived, class Multiply>
+__device__ void for_each_stage(const Stages& stages, Weights weights, Tokens tokens, Arrived arrived,
+                               Multiply multiply) {
+    const u32 begin = begin_of(stages.job, blockIdx.x);
+    const u32 units = begin_of(stages.job, blockIdx.x + 1) - begin;
+    Place now = stages.place_of(begin), next = now;
+    u32 stage = now.stage, slot = 0, free = 0, given = 0;
+    auto turn = [](u32& slot) { slot = slot + 1 == STAGES ? 0 : slot + 1; };
+    for (u32 i = 0, t = 0; i < units + AHEAD; i++) {
+        if (i >= AHEAD) {
+            wait_for_copies<AHEAD - 1>();
+            arrived();
+            __syncthreads();
+        }
+        if (i < units) {
+            weights(next, free);
+            stages.advance(next);
+            turn(free);
+        }
+        if (i + 1 == AHEAD) wait_for_those_before();
+        // The first tokens come all together, once someone has written them.
+        for (; i + 1 >= AHEAD && t <= i; t++) {
+            if (t < units) {
+                tokens(stage, given);
+                stage = stage + 1 == stages.many ? 0 : stage + 1;
+                turn(given);
+            }
+            commit_copies();
+        }
+        if (i >= AHEAD) {
+            const u32 unit = i - AHEAD;
+            multiply(now, slot, now.stage == 0 || unit == 0,
+                     now.stage == stages.many - 1 || unit + 1 == units);
+            stages.advance(now);
+            turn(slot);
+        }
+    }
+}

@@ -281,6 +281,11 @@ pub(crate) enum Op {
     Barrier(Box<Barrier>),
     /// Orders this thread's writes to shared memory before what reads it asynchronously.
     ProxyFence,
+    /// Brings bytes to the cache, which are not looked at.
+    Prefetch {
+        at: Address,
+        bytes: Slot,
+    },
     /// Waits until the kernels before this one have ended.
     WaitForKernels,
     Together(Box<Together>),

@@ -155,7 +155,11 @@ impl Device {
     }
 
     pub(super) fn limits(&self) -> Limits {
-        Limits { shared: self.shared, warpgroups: self.capability == HOPPER }
+        Limits {
+            shared: self.shared,
+            warpgroups: self.capability == HOPPER,
+            early: self.capability >= HOPPER,
+        }
     }
 
     /// Free and total memory in bytes.
@@ -292,7 +296,7 @@ impl Device {
             return Ok(*kernel);
         }
         let missing = || failure(format!("this build has no CUDA kernel named {name}"));
-        let early = if self.capability >= HOPPER { modules::early(name) } else { None };
+        let early = if self.limits().early { modules::early(name) } else { None };
         let source = early.or_else(|| modules::source(name)).ok_or_else(missing)?;
         let text = |s: &str| CString::new(s).map_err(|_| missing());
         let failing = |e| failed(&format!("loading the kernel {name}"), e);

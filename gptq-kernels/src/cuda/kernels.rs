@@ -1,7 +1,5 @@
 //! Which of the instantiated kernels a product takes.
 
-use std::cmp::Reverse;
-
 use gptq_core::Bits;
 
 use super::half::Half;
@@ -44,6 +42,8 @@ pub(super) struct Limits {
     pub(super) shared: u32,
     /// Whether products of warpgroups are there: on Hopper, and on nothing before or after it.
     pub(super) warpgroups: bool,
+    /// Whether kernels begin while those before them still run: from Hopper on.
+    pub(super) early: bool,
 }
 
 /// One way to cut the product: eights of tokens, tiles side by side, stages, blocks that fit a
@@ -69,7 +69,7 @@ impl Shape {
             |eights, wide, stages, blocks| Self { eights, wide, stages, blocks, warpgroups: false };
         let sixteen = shape(2, 4, 3 - fewer, 2);
         match tokens {
-            0..=8 => return shape(1, 2, 4, 3),
+            0..=8 => return shape(1, 2, 4, 2),
             9..=16 => return sixteen,
             _ => {}
         }
@@ -122,8 +122,9 @@ const ROUND: usize = 4;
 
 /// In how many parts the depth of every column is cut, each for a block: so that the multiprocessor
 /// with the most blocks has as few stages as possible. Of equals the most, because more is on its
-/// way at once. The same sizes on the same GPU are cut alike, so results repeat.
-pub(super) fn parts(columns: usize, stages: usize, multiprocessors: usize) -> usize {
+/// way at once; but where kernels begin `early` the fewest, because what is on its way beside them is
+/// the next kernel's. The same sizes on the same GPU are cut alike, so results repeat.
+pub(super) fn parts(columns: usize, stages: usize, multiprocessors: usize, early: bool) -> usize {
     let least = stages.div_ceil(MOST_STAGES).max(1);
     let most = stages.div_ceil(WARPS).max(least);
     let cost = |parts: usize| {
@@ -131,7 +132,8 @@ pub(super) fn parts(columns: usize, stages: usize, multiprocessors: usize) -> us
         let rounds = blocks.div_ceil(multiprocessors * TOGETHER);
         blocks.div_ceil(multiprocessors) * stages.div_ceil(parts) + ROUND * rounds
     };
-    (least..=most).min_by_key(|&parts| (cost(parts), Reverse(parts))).unwrap_or(least)
+    let key = |&parts: &usize| (cost(parts), if early { parts } else { most - parts });
+    (least..=most).min_by_key(key).unwrap_or(least)
 }
 
 /// Bytes of shared memory for x of so many stages.
@@ -174,9 +176,16 @@ mod tests {
                     for (shared, warpgroups) in
                         [(shared[0], false), (shared[1], false), (shared[2], true)]
                     {
-                        let shape = Shape::for_tokens(tokens, codes, Limits { shared, warpgroups });
+                        let shape = Shape::for_tokens(
+                            tokens,
+                            codes,
+                            Limits { shared, warpgroups, early: warpgroups },
+                        );
                         let kernel = shape.kernel(codes);
-                        assert!(modules::source(kernel).is_some(), "{kernel}");
+                        assert!(
+                            modules::source(kernel).or(modules::early(kernel)).is_some(),
+                            "{kernel}"
+                        );
                         assert!(shape.shared(codes) + OWN <= shared, "{kernel}");
                     }
                 }
@@ -191,8 +200,8 @@ mod tests {
     fn parts_are_of_a_size_that_blocks_take() {
         for columns in [1, 2, 7, 64, 96, 132, 448, 2000] {
             for stages in [1, 2, 8, 9, 32, 65, 112, 1000] {
-                for multiprocessors in [1, 4, 132] {
-                    let parts = parts(columns, stages, multiprocessors);
+                for (multiprocessors, early) in [(1, true), (4, false), (132, false), (132, true)] {
+                    let parts = parts(columns, stages, multiprocessors, early);
                     assert!((1..=stages).contains(&parts), "{parts} parts of {stages} stages");
                     assert!(stages.div_ceil(parts) <= MOST_STAGES);
                 }
@@ -203,8 +212,9 @@ mod tests {
     /// Few columns are cut, so that every multiprocessor has work; many are not.
     #[test]
     fn depth_is_cut_where_outputs_are_few() {
-        assert_eq!(parts(64, 32, 132), 4);
-        assert_eq!(parts(1, 32, 132), 4);
-        assert_eq!(parts(2000, 32, 4), 1);
+        assert_eq!(parts(64, 32, 132, false), 4);
+        assert_eq!(parts(64, 32, 132, true), 2);
+        assert_eq!(parts(1, 32, 132, false), 4);
+        assert_eq!(parts(2000, 32, 4, false), 1);
     }
 }

@@ -24,24 +24,32 @@ const TEXTS: &[&str] = texts![
     "packed_matvec_3",
     "packed_matvec_4",
     "packed_matvec_8",
-    "packed_wgmma_4",
-    "packed_wgmma_8",
     "pointwise",
     "rows"
 ];
 
 /// Those of a step of generating text once more, such that they begin while the kernels before them
-/// still run.
+/// still run, and those that are for Hopper alone.
 const EARLY: &[&str] = texts![
     "attention_early",
     "dense_early",
     "draw_early",
     "halves_early",
     "norm_early",
+    "packed_matmul_2_early",
+    "packed_matmul_3_early",
+    "packed_matmul_4_early",
+    "packed_matmul_8_early",
     "packed_matvec_2_early",
     "packed_matvec_3_early",
     "packed_matvec_4_early",
     "packed_matvec_8_early",
+    "packed_wgmma_4_sym_f16",
+    "packed_wgmma_4_sym_bf16",
+    "packed_wgmma_4_asym_f16",
+    "packed_wgmma_4_asym_bf16",
+    "packed_wgmma_8_asym_f16",
+    "packed_wgmma_8_asym_bf16",
     "pointwise_early",
     "rows_early"
 ];

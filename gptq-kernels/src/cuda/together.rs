@@ -106,7 +106,8 @@ impl CudaBackend {
     /// A block for each column of tiles, or for each part of its depth.
     fn cut_for_few(&self, tokens: usize, columns: usize, first: &Packed) -> Cut {
         let stages = first.k_tiles / STAGE;
-        let parts = kernels::parts(columns, stages, self.device.multiprocessors as usize);
+        let multiprocessors = self.device.multiprocessors as usize;
+        let parts = kernels::parts(columns, stages, multiprocessors, self.device.limits().early);
         let whole = first.groups == 1 || first.tiles_per_group.is_multiple_of(STAGE);
         Cut {
             kernel: kernels::matvec_name(first.codes(), whole),

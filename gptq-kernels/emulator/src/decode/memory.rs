@@ -83,6 +83,12 @@ fn atomic(builder: &mut Builder<'_>, statement: &Statement) -> Outcome {
 }
 
 fn copy(builder: &mut Builder<'_>, statement: &Statement) -> Outcome {
+    if statement.parts.join(".") == "cp.async.bulk.prefetch.L2.global" {
+        let at = builder.address(statement.operand(0)?, Space::Global)?;
+        let bytes = builder.from(statement.operand(1)?)?;
+        builder.emit(Op::Prefetch { at, bytes });
+        return Ok(());
+    }
     if !statement.has("async") || statement.has("bulk") || statement.has("mbarrier") {
         return Err("unknown instruction".into());
     }

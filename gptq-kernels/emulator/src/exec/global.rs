@@ -61,6 +61,14 @@ impl Global {
         Ok(())
     }
 
+    /// Nothing comes of it; that it would is checked.
+    pub(crate) fn prefetch(&mut self, address: u64, bytes: u32) -> Result<(), String> {
+        if !(address | u64::from(bytes)).is_multiple_of(16) {
+            return Err(format!("{bytes} bytes at {address:#x} cannot be brought to the cache"));
+        }
+        self.check(address, bytes as usize)
+    }
+
     pub(crate) fn write(&mut self, address: u64, from: &[u8], thread: u16) -> Result<(), String> {
         self.check(address, from.len())?;
         self.early.write(address, from.len(), thread)?;

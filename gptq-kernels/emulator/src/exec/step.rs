@@ -138,6 +138,9 @@ impl Thread {
                 self.pc = *to.get(index).ok_or("the index is outside the table of branches")?;
                 return Ok(());
             }
+            Op::Prefetch { at, bytes } => {
+                store.global.prefetch(address(at, regs), get(regs, *bytes) as u32)?;
+            }
             Op::WaitForKernels => store.global.early.wait(who.thread),
             Op::Exit => {
                 store.global.early.leave(who.thread)?;

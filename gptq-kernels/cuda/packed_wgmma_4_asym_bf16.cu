@@ -1,0 +1,6 @@
+// 4-bit asymmetric weights in bf16 on Hopper, for more than 16 tokens. In files of two, because the driver
+// compiles a file as a whole and takes a second for these.
+#include "packed_wgmma.cuh"
+
+PACKED_WGMMA(4, asym, true, BF16, bf16, 8, 5)
+PACKED_WGMMA(4, asym, true, BF16, bf16, 16, 4)
