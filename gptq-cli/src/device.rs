@@ -26,7 +26,7 @@ pub(crate) enum Device {
     Cuda(usize),
 }
 
-fn device(text: &str) -> Result<Device, String> {
+pub(crate) fn device(text: &str) -> Result<Device, String> {
     let number = match text {
         "cpu" => return Ok(Device::Cpu),
         "cuda" => Some(0),
@@ -107,10 +107,15 @@ pub(crate) fn fast() -> PrecisionArg {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: usize, _: Option<PrecisionArg>, _: &Checkpoint, _: &impl Work) -> Result<(), Failure> {
-    Err(Failure::usage(
+pub(crate) fn without_cuda() -> Failure {
+    Failure::usage(
         "this gptq was built without CUDA; build it with --features cuda, or use --device cpu",
-    ))
+    )
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: usize, _: Option<PrecisionArg>, _: &Checkpoint, _: &impl Work) -> Result<(), Failure> {
+    Err(without_cuda())
 }
 
 #[cfg(feature = "cuda")]

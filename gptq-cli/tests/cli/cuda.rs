@@ -48,12 +48,13 @@ fn ids_of(model: &Path, dir: &Path) -> PathBuf {
 
 /// The largest difference from the logits of the reference implementation, as a share of the
 /// largest of them.
-fn distance(model: &Path, precision: &str, blas: bool) -> f32 {
+fn distance(model: &Path, precision: &str, blas: bool, capability: &str) -> f32 {
     let dir = tempfile::tempdir().unwrap();
     let (ids, out) = (ids_of(model, dir.path()), dir.path().join("out.safetensors"));
     let asked = args!["logits", model, "--ids", ids, "--out", out, "--json", "--device", "cuda"];
     let precision = args!["--precision", precision];
-    let said = emulated(asked.into_iter().chain(precision.clone()), blas, &[]).json();
+    let settings = [("PTX_EMULATOR_CAPABILITY", capability)];
+    let said = emulated(asked.into_iter().chain(precision.clone()), blas, &settings).json();
     assert_eq!(said["precision"], precision[1].to_str().unwrap());
     let (found, want) = (read_tensors(&out), read_tensors(&model.join("expected.safetensors")));
     assert_eq!(found["logits"].dtype, Dtype::F32);
@@ -66,7 +67,7 @@ fn distance(model: &Path, precision: &str, blas: bool) -> f32 {
 fn families_give_the_logits_of_transformers() {
     for name in ["llama", "llama3-rope"] {
         let model = fixture(&format!("arch/{name}"));
-        let far = distance(&model, "f32", false);
+        let far = distance(&model, "f32", false, "8.0");
         assert!(far <= 2e-4, "{name}: {far}");
     }
 }
@@ -75,9 +76,11 @@ fn families_give_the_logits_of_transformers() {
 fn checkpoints_of_gptqmodel_give_the_logits_of_an_independent_reader() {
     for name in ["b2_g32_sym", "b3_g32_sym", "b4_g32_sym_act", "b4_g32_asym_v2", "b8_gm1_sym"] {
         let model = fixture(&format!("checkpoints/{name}"));
-        for (precision, blas, allowed) in [("f16", false, 3e-3), ("bf16", true, 2e-2)] {
-            let far = distance(&model, precision, blas);
-            assert!(far <= allowed, "{name}, {precision}: {far}");
+        for (precision, blas, capability, allowed) in
+            [("f16", false, "8.0", 3e-3), ("f16", false, "9.0", 3e-3), ("bf16", true, "9.0", 2e-2)]
+        {
+            let far = distance(&model, precision, blas, capability);
+            assert!(far <= allowed, "{name}, {precision} on {capability}: {far}");
         }
     }
 }
@@ -107,7 +110,8 @@ fn text_is_that_of_the_cpu() {
         args!["generate", out, "--prompt", "The", "--max-new-tokens", "10", "--json"].into_iter()
     };
     let cpu = gptq(asked().chain(args!["--precision", "f32"])).json();
-    let gpu = emulated(asked().chain(args!["--device", "cuda"]), false, &[]).json();
+    let hopper = [("PTX_EMULATOR_CAPABILITY", "9.0")];
+    let gpu = emulated(asked().chain(args!["--device", "cuda"]), false, &hopper).json();
     assert_eq!(gpu["text"], cpu["text"]);
     assert_eq!(gpu["precision"], "f16");
     let evaluated = |device: &str| {
@@ -154,4 +158,23 @@ fn decoding_is_measured() {
     let said = emulated(asked.chain(few), false, &small).json();
     assert_eq!(said["precision"], "f16");
     assert!(said["read_bandwidth"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn products_are_measured_and_right() {
+    let asked = args!["bench", "machine", "--device", "cuda"];
+    let sizes = args!["--shape", "100x256", "--tokens", "1,12,70", "--json"];
+    let settings = [("PTX_EMULATOR_MEMORY", "67108864"), ("PTX_EMULATOR_CAPABILITY", "9.0")];
+    let said = emulated(asked.into_iter().chain(sizes), false, &settings).json();
+    assert_eq!(said["shape"], serde_json::json!([100, 256]));
+    for (figures, tokens) in said["products"].as_array().unwrap().iter().zip([1, 12, 70]) {
+        assert_eq!(figures["tokens"], tokens);
+        assert!(figures["packed_seconds"].as_f64().unwrap() > 0.0);
+        assert!((1e-6..3e-3).contains(&figures["error"].as_f64().unwrap()), "{figures}");
+    }
+    for wrong in ["100", "0x4", "4x", "4x9999999"] {
+        gptq(args!["bench", "machine", "--device", "cuda", "--shape", wrong])
+            .fails(2, &["14336x4096"]);
+    }
+    gptq(args!["bench", "machine", "--shape", "8x8"]).fails(2, &["--device cuda"]);
 }

@@ -9,6 +9,7 @@
 //! |----------------------|-------------------------------|-----------------------------------|
 //! | prepared linears     | `packed_matmul_*`             | `cuda/packed_matmul.cuh`          |
 //! | for one token or two | `packed_matvec_*`             | `cuda/packed_matvec.cuh`          |
+//! | 17 and more, Hopper  | `packed_wgmma_*`              | `cuda/packed_wgmma.cuh`           |
 //! | for very many tokens | `dequantize_*`, then cuBLAS   | `cuda/dequantize.cu`              |
 //! | dense linears        | `dense_matvec_*`, `matmul`    | `cuda/dense.cu`                   |
 //! | attention            | `attention_*`                 | `cuda/attention.cu`               |
@@ -31,6 +32,7 @@ mod measure;
 mod modules;
 mod ops;
 mod packed;
+mod products;
 mod tape;
 mod together;
 
@@ -40,6 +42,7 @@ use gptq_core::Error;
 
 pub use half::Half;
 pub use packed::CudaPacked;
+pub use products::{ProductFigures, Products};
 pub use tape::Traffic;
 
 use device::{Buffer, Device, failure};
