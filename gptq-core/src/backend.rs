@@ -237,6 +237,13 @@ pub trait Backend: Send + Sync {
     /// A matrix of zeros.
     fn zeros(&self, rows: usize, columns: usize) -> Result<Self::Tensor, Error>;
 
+    /// Room for the keys or values of so many tokens: rows that [`Backend::write_rows`] fills and
+    /// [`Backend::attention`] reads, and nothing else does. A backend whose products round their
+    /// factors may keep them as it rounds them.
+    fn cache(&self, rows: usize, columns: usize) -> Result<Self::Tensor, Error> {
+        self.zeros(rows, columns)
+    }
+
     /// `x · wᵀ + bias`: x is tokens × in, w is out × in, bias is 1 × out. The result is
     /// tokens × out.
     fn linear(

@@ -6,8 +6,7 @@ constexpr u32 WARPS = 4;
 
 // A text's cache has *rows rows: on the device, because it grows while the launch stays the same.
 // A lane has `VALUES` channels of a head of values.
-template <u32 VALUES> __device__ void attention(const Attention& a, const u32* rows) {
-    begin();
+template <u32 VALUES, bool HALVES> __device__ void attention(const Attention& a, const u32* rows) {
     extern __shared__ float shared[];
     __shared__ float tops[WARPS], masses[WARPS];
     float* query = shared;
@@ -32,16 +31,16 @@ template <u32 VALUES> __device__ void attention(const Attention& a, const u32* r
         const u32 key = base + lane;
         float score = -INFINITE;
         if (key < end) {
-            const float* row = a.k + ((text + key) * a.kv_heads + kv) * a.head_dim;
+            const u64 row = ((text + key) * a.kv_heads + kv) * a.head_dim;
             float dot = 0;
             if (a.head_dim % 4 == 0) {
                 for (u32 i = 0; i < a.head_dim / 4; i++) {
-                    float4 k = reinterpret_cast<const float4*>(row)[i];
+                    float4 k = four_kept_at<HALVES>(a.k, row + 4 * i, a.kept);
                     dot += query[4 * i] * k.x + query[4 * i + 1] * k.y;
                     dot += query[4 * i + 2] * k.z + query[4 * i + 3] * k.w;
                 }
             } else {
-                for (u32 i = 0; i < a.head_dim; i++) dot += query[i] * row[i];
+                for (u32 i = 0; i < a.head_dim; i++) dot += query[i] * kept_at<HALVES>(a.k, row + i, a.kept);
             }
             score = score_of(a, dot, head, key);
         }
@@ -57,10 +56,10 @@ template <u32 VALUES> __device__ void attention(const Attention& a, const u32* r
             for (u32 q = 0; q < 8; q++) {
                 const float w = __shfl_sync(0xffffffff, weight, j + q);
                 const u32 key = min(base + j + q, end - 1);
-                const float* row = a.v + ((text + key) * a.kv_heads + kv) * a.value_dim;
+                const u64 row = ((text + key) * a.kv_heads + kv) * a.value_dim;
 #pragma unroll
                 for (u32 i = 0; i < VALUES; i++)
-                    if (i * WARP + lane < a.value_dim) values[i] += w * row[i * WARP + lane];
+                    if (i * WARP + lane < a.value_dim) values[i] += w * kept_at<HALVES>(a.v, row + i * WARP + lane, a.kept);
             }
         }
     }
@@ -120,7 +119,11 @@ template <u32 VALUES> __device__ void attention(const Attention& a, const u32* r
 #define ATTENTION(VALUES)                                                                          \
     KERNEL __launch_bounds__(WARPS* WARP, 1)                                                       \
         attention_##VALUES(const __grid_constant__ Attention a, const u32* rows) {                 \
-        attention<VALUES>(a, rows);                                                                \
+        begin();                                                                                   \
+        if (a.kept == NONE)                                                                        \
+            attention<VALUES, false>(a, rows);                                                     \
+        else                                                                                       \
+            attention<VALUES, true>(a, rows);                                                      \
     }
 
 ATTENTION(2)

@@ -19,7 +19,7 @@ struct Attention {
     u32 window, window_size;
     float scale, softcap; // no cap: 0
     u32 kind;            // of halves
-    u32 unused;
+    u32 kept;            // what keys and values are: f32, or halves of this kind
 };
 
 __device__ u32 first_key(u32 window, u32 size, u32 position) {
@@ -28,6 +28,30 @@ __device__ u32 first_key(u32 window, u32 size, u32 position) {
     case CHUNKED: return position / size * size;
     default: return 0;
     }
+}
+
+// Numbers of keys or values: one, or four neighbours. With `HALVES` they are such, of either kind.
+template <bool HALVES> __device__ float kept_at(const float* x, u64 at, u32 kept) {
+    if (!HALVES) return x[at];
+    const u32 half = reinterpret_cast<const u16*>(x)[at];
+    return kept == AS_F16 ? F16::low(half) : BF16::low(half);
+}
+template <bool HALVES> __device__ float4 four_kept_at(const float* x, u64 at, u32 kept) {
+    if (!HALVES) return *reinterpret_cast<const float4*>(x + at);
+    const uint2 w = *reinterpret_cast<const uint2*>(reinterpret_cast<const u16*>(x) + at);
+    const bool f16 = kept == AS_F16;
+    return {f16 ? F16::low(w.x) : BF16::low(w.x), f16 ? F16::high(w.x) : BF16::high(w.x),
+            f16 ? F16::low(w.y) : BF16::low(w.y), f16 ? F16::high(w.y) : BF16::high(w.y)};
+}
+
+// The largest, and the sum, of the four lanes that have a row of a product.
+__device__ inline float row_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffff, x, 2));
+}
+__device__ inline float row_sum(float x) {
+    x += __shfl_xor_sync(0xffffffff, x, 1);
+    return x + __shfl_xor_sync(0xffffffff, x, 2);
 }
 
 // The score of a key, from the product with the query: what all kernels do with it.

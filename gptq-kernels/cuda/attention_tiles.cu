@@ -18,14 +18,19 @@ __device__ inline void load_four_turned(u32 (&r)[4], u32 address) {
                  : "memory");
 }
 
-// The largest, and the sum, of the four lanes that have a row.
-__device__ inline float row_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffff, x, 2));
-}
-__device__ inline float row_sum(float x) {
-    x += __shfl_xor_sync(0xffffffff, x, 1);
-    return x + __shfl_xor_sync(0xffffffff, x, 2);
+// Keys and values from a row of the cache on, as halves to shared memory.
+template <class T, u32 DIM, bool HALVES>
+__device__ void fill(const Attention& a, u16* k_tile, u16* v_tile, u64 row, u32 last, u32 kv) {
+    constexpr u32 PITCH = DIM + 8;
+    for (u32 i = threadIdx.x; i < KEYS * DIM / 4; i += WARPS * WARP) {
+        const u32 key = i / (DIM / 4), channel = i % (DIM / 4) * 4;
+        const u64 at = ((row + min(key, last)) * a.kv_heads + kv) * DIM + channel;
+        const float4 k = four_kept_at<HALVES>(a.k, at, a.kept), v = four_kept_at<HALVES>(a.v, at, a.kept);
+        u32* to_k = reinterpret_cast<u32*>(k_tile + key * PITCH + channel);
+        u32* to_v = reinterpret_cast<u32*>(v_tile + key * PITCH + channel);
+        to_k[0] = T::pair(k.x, k.y), to_k[1] = T::pair(k.z, k.w);
+        to_v[0] = T::pair(v.x, v.y), to_v[1] = T::pair(v.z, v.w);
+    }
 }
 
 template <class T, u32 DIM> __device__ void attention_tiles(const Attention& a, const u32* rows) {
@@ -57,16 +62,11 @@ template <class T, u32 DIM> __device__ void attention_tiles(const Attention& a, 
     const u32 end = past + first_query + queries;
     for (u32 base = begin; base < end; base += KEYS) {
         __syncthreads();
-        for (u32 i = threadIdx.x; i < KEYS * DIM / 4; i += WARPS * WARP) {
-            const u32 key = i / (DIM / 4), channel = i % (DIM / 4) * 4;
-            const u64 at = ((u64(text) * keys + min(base + key, end - 1)) * a.kv_heads + kv) * DIM;
-            const float4 k = *reinterpret_cast<const float4*>(a.k + at + channel);
-            const float4 v = *reinterpret_cast<const float4*>(a.v + at + channel);
-            u32* to_k = reinterpret_cast<u32*>(k_tile + key * PITCH + channel);
-            u32* to_v = reinterpret_cast<u32*>(v_tile + key * PITCH + channel);
-            to_k[0] = T::pair(k.x, k.y), to_k[1] = T::pair(k.z, k.w);
-            to_v[0] = T::pair(v.x, v.y), to_v[1] = T::pair(v.z, v.w);
-        }
+        const u64 row = u64(text) * keys + base;
+        if (a.kept == NONE)
+            fill<T, DIM, false>(a, k_tile, v_tile, row, end - 1 - base, kv);
+        else
+            fill<T, DIM, true>(a, k_tile, v_tile, row, end - 1 - base, kv);
         __syncthreads();
 
         float scores[KEYS / 8][4];

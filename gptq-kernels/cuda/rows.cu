@@ -40,17 +40,25 @@ KERNEL scatter_add(float* x, const u32* rows, const float* weights, const float*
         x[u64(rows[i]) * columns + column] += weights[i] * y[u64(i) * columns + column];
 }
 
-// Rows come to stand from row *at on, in one matrix, or in two: keys and values. The place is read
-// on the device, because it is another for every token while the launch stays the same.
-KERNEL write_rows(float* target, const u32* at, const float* rows, u64 many, u32 columns,
+__device__ void keep(float* target, u64 at, float x, u32 kept) {
+    if (kept == NONE)
+        target[at] = x;
+    else
+        store_half(reinterpret_cast<u16*>(target), at, x, kept);
+}
+
+// Rows come to stand from row *at on, in one matrix, or in two: keys and values, in f32 or in halves.
+// The place is read on the device, because it is another for every token while the launch stays the
+// same.
+KERNEL write_rows(float* target, const u32* at, const float* rows, u64 many, u32 columns, u32 kept,
                   float* also, const u32* also_at, const float* also_rows, u64 also_many,
-                  u32 also_columns) {
+                  u32 also_columns, u32 also_kept) {
     begin();
     u64 i = place();
     if (i < many) {
-        target[u64(*at) * columns + i] = rows[i];
+        keep(target, u64(*at) * columns + i, rows[i], kept);
     } else if (i - many < also_many) {
-        also[u64(*also_at) * also_columns + i - many] = also_rows[i - many];
+        keep(also, u64(*also_at) * also_columns + i - many, also_rows[i - many], also_kept);
     }
 }
 

@@ -19,16 +19,80 @@ const MOST_VALUES: usize = 512;
 /// Keys that are worth a block of their own.
 const SHARE: usize = 256;
 
+/// Heads of a block of `cuda/attention_step.cu`, keys of one, and how many share a text.
+const HEADS: usize = 16;
+const KEYS: usize = 64;
+const MOST_SHARES: usize = 64;
+
+/// Which kernel, in how many shares of the keys, and how much memory these take.
+struct Cut {
+    kernel: &'static str,
+    grid: [usize; 3],
+    /// Bytes of shared memory.
+    shared: usize,
+    /// Words for what shares have, and counters for where they meet; none for a single one.
+    partials: usize,
+    counters: usize,
+}
+
 impl CudaBackend {
-    /// The kernel for many tokens, where heads are of a size that it is made for.
-    fn tiles(&self, shape: &AttentionShape, length: usize) -> Option<&'static str> {
+    /// For many tokens, where heads are of a size that tensor cores are used for.
+    fn in_tiles(&self, shape: &AttentionShape, length: usize) -> Option<Cut> {
         if self.exact || length < MANY || shape.head_dim != shape.value_dim {
             return None;
         }
-        match shape.head_dim {
-            64 => Some(self.half.choose("attention_tiles_64_f16", "attention_tiles_64_bf16")),
-            128 => Some(self.half.choose("attention_tiles_128_f16", "attention_tiles_128_bf16")),
-            _ => None,
+        let kernel = match shape.head_dim {
+            64 => self.half.choose("attention_tiles_64_f16", "attention_tiles_64_bf16"),
+            128 => self.half.choose("attention_tiles_128_f16", "attention_tiles_128_bf16"),
+            _ => return None,
+        };
+        let grid = [shape.heads, length.div_ceil(TILE), shape.texts];
+        Some(Cut { kernel, grid, shared: 0, partials: 0, counters: 0 })
+    }
+
+    /// For one token over a cache of such heads.
+    fn in_a_step(
+        &self,
+        shape: &AttentionShape,
+        q: &CudaTensor,
+        cache: [&CudaTensor; 2],
+    ) -> Option<Cut> {
+        let &AttentionShape { heads, kv_heads, head_dim, value_dim, .. } = shape;
+        let kept = cache.iter().all(|part| part.kept == Some(self.half));
+        if self.exact || !kept || q.rows != 1 || head_dim != value_dim || heads % kv_heads != 0 {
+            return None;
+        }
+        let kernel = match head_dim {
+            64 => self.half.choose("attention_step_64_f16", "attention_step_64_bf16"),
+            128 => self.half.choose("attention_step_128_f16", "attention_step_128_bf16"),
+            _ => return None,
+        };
+        let sets = kv_heads * (heads / kv_heads).div_ceil(HEADS);
+        // As many as the cache has room for, whatever it holds now, so that the launch stays the
+        // same; and as many as run at a time.
+        let room = (2 * self.device.multiprocessors as usize / sets).clamp(1, MOST_SHARES);
+        let shares = cache[0].rows.div_ceil(KEYS).clamp(1, room);
+        let partials = sets * shares * HEADS * (2 + head_dim);
+        Some(Cut { kernel, grid: [sets, shares, 1], shared: 0, partials, counters: sets })
+    }
+
+    /// For all the rest.
+    fn in_general(shape: &AttentionShape, q: &CudaTensor, k: &CudaTensor) -> Cut {
+        let &AttentionShape { heads, head_dim, value_dim, .. } = shape;
+        let kernel = match value_dim.div_ceil(32) {
+            0..=2 => "attention_2",
+            3..=4 => "attention_4",
+            5..=8 => "attention_8",
+            _ => "attention_16",
+        };
+        // One token is too little work for a whole GPU.
+        let shares = if q.rows == 1 { k.rows.div_ceil(SHARE).clamp(1, 32) } else { 1 };
+        Cut {
+            kernel,
+            grid: [heads, q.rows, shares],
+            shared: (head_dim + WARPS * value_dim) * 4,
+            partials: if shares == 1 { 0 } else { heads * shares * (2 + value_dim) },
+            counters: if shares == 1 { 0 } else { heads },
         }
     }
 
@@ -44,6 +108,7 @@ impl CudaBackend {
         let length = q.rows / texts;
         assert_eq!(q.columns, heads * head_dim, "attention: queries");
         assert!(k.columns == kv_heads * head_dim && v.columns == kv_heads * value_dim);
+        assert!(k.kept == v.kept, "attention: kinds of keys and values");
         assert!(k.rows >= texts * keys && v.rows >= texts * keys && keys >= length);
         assert!(terms.key_bias.is_none_or(|bias| bias.rows == heads && bias.columns >= keys));
         assert!(terms.sinks.is_none_or(|sinks| sinks.len() == heads));
@@ -54,15 +119,11 @@ impl CudaBackend {
             )));
         }
         let out = self.tensor_with_halves(q.rows, heads * value_dim)?;
-        // One token is too little work for a whole GPU: its keys are shared among blocks, so many as
-        // the cache has room for, whatever it holds now: the launch stays the same.
-        let shares = if q.rows == 1 { k.rows.div_ceil(SHARE).clamp(1, 32) } else { 1 };
-        let (partials, counters) = match shares {
-            1 => (None, 0),
-            _ => {
-                let partials = self.device.words(heads * shares * (2 + value_dim))?;
-                (Some(partials), self.device.counters(heads)?)
-            }
+        let cut = self.in_tiles(shape, length).or_else(|| self.in_a_step(shape, q, [k, v]));
+        let cut = cut.unwrap_or_else(|| Self::in_general(shape, q, k));
+        let (partials, counters) = match cut.partials {
+            0 => (None, 0),
+            words => (Some(self.device.words(words)?), self.device.counters(cut.counters)?),
         };
         let (window, size) = match shape.window {
             Window::Full => (0, 0),
@@ -77,24 +138,12 @@ impl CudaBackend {
             return Err(failure(format!("CUDA: attention of {} tokens at a time", q.rows)));
         }
         let of = |tensor: Option<&CudaTensor>| tensor.map_or(0, |tensor| tensor.buffer.at);
-        let (name, grid, shared) = match self.tiles(shape, length) {
-            Some(name) => (name, [heads, length.div_ceil(TILE), texts], 0),
-            None => {
-                let name = match value_dim.div_ceil(32) {
-                    0..=2 => "attention_2",
-                    3..=4 => "attention_4",
-                    5..=8 => "attention_8",
-                    _ => "attention_16",
-                };
-                (name, [heads, q.rows, shares], (head_dim + WARPS * value_dim) * 4)
-            }
-        };
-        let [x, y, z] = grid.map(|n| n as u32);
+        let [x, y, z] = cut.grid.map(|n| n as u32);
         self.launch(
-            name,
+            cut.kernel,
             [x, y, z],
             (WARPS * 32) as u32,
-            shared as u32,
+            cut.shared as u32,
             &[
                 Argument::Struct(&[
                     q.buffer.at,
@@ -111,7 +160,7 @@ impl CudaBackend {
                     pair(length as u32, bias_columns),
                     pair(window, size),
                     pair(shape.scale.to_bits(), shape.softcap.unwrap_or(0.0).to_bits()),
-                    kind.into(),
+                    pair(kind, k.kept()),
                 ]),
                 Argument::Data(&keys),
             ],

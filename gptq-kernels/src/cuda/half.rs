@@ -26,6 +26,11 @@ impl Half {
         }
     }
 
+    /// Its number in kernels, where 0 is f32.
+    pub(super) fn kind(self) -> u32 {
+        self.choose(1, 2)
+    }
+
     pub(super) fn bits(self, x: f32) -> u16 {
         match self {
             Half::F16 => f16::from_f32(x).to_bits(),

@@ -73,6 +73,8 @@ pub struct CudaTensor {
     columns: usize,
     /// The same numbers as factors of the product that comes next, where its maker wrote them too.
     halves: Option<(Half, Buffer)>,
+    /// Of keys and values in a cache: what they are instead of f32.
+    kept: Option<Half>,
 }
 
 impl CudaBackend {
@@ -143,7 +145,13 @@ impl CudaBackend {
         let count = rows.checked_mul(columns).filter(|&n| n <= u32::MAX as usize * 64);
         let count = count
             .ok_or_else(|| failure(format!("CUDA: a matrix of {rows} × {columns} is too large")))?;
-        Ok(CudaTensor { buffer: self.device.words(count)?, rows, columns, halves: None })
+        Ok(CudaTensor {
+            buffer: self.device.words(count)?,
+            rows,
+            columns,
+            halves: None,
+            kept: None,
+        })
     }
 
     /// One with room for its halves, if products could take them as they lie: whole stages of
@@ -172,9 +180,13 @@ impl CudaTensor {
     fn halves(&self) -> (u64, u32) {
         match &self.halves {
             None => (0, 0),
-            Some((Half::F16, halves)) => (halves.at, 1),
-            Some((Half::Bf16, halves)) => (halves.at, 2),
+            Some((half, halves)) => (halves.at, half.kind()),
         }
+    }
+
+    /// What its numbers are, as kernels want to know.
+    fn kept(&self) -> u32 {
+        self.kept.map_or(0, Half::kind)
     }
 }
 

@@ -9,6 +9,7 @@ macro_rules! texts {
 /// What `cuda/build.py` made of `cuda/*.cu`.
 const TEXTS: &[&str] = texts![
     "attention",
+    "attention_step",
     "attention_tiles",
     "dense",
     "dequantize",
@@ -32,6 +33,7 @@ const TEXTS: &[&str] = texts![
 /// still run, and those that are for Hopper alone.
 const EARLY: &[&str] = texts![
     "attention_early",
+    "attention_step_early",
     "dense_early",
     "draw_early",
     "halves_early",

@@ -164,6 +164,7 @@ impl Backend for CudaBackend {
     }
 
     fn download(&self, a: &CudaTensor) -> Result<Array2<f32>, Error> {
+        assert!(a.kept.is_none(), "a cache is for attention alone");
         let mut values = vec![0f32; a.len()];
         self.device.read(&a.buffer, cast_slice_mut(&mut values))?;
         Array2::from_shape_vec((a.rows, a.columns), values).map_err(|e| failure(e.to_string()))
@@ -182,6 +183,16 @@ impl Backend for CudaBackend {
         let tensor = self.tensor(rows, columns)?;
         self.device.fill(&tensor.buffer, 0)?;
         Ok(tensor)
+    }
+
+    /// In halves, which attention's products round to in any case.
+    fn cache(&self, rows: usize, columns: usize) -> Result<CudaTensor, Error> {
+        if self.exact {
+            return self.zeros(rows, columns);
+        }
+        let half = self.tensor(rows, columns.div_ceil(2))?;
+        self.device.fill(&half.buffer, 0)?;
+        Ok(CudaTensor { columns, kept: Some(self.half), ..half })
     }
 
     fn linear(
@@ -417,21 +428,28 @@ impl Backend for CudaBackend {
         target.change();
         let place = (at as u32).to_le_bytes();
         let (many, columns) = (rows.len(), Whole(rows.columns as u32));
-        let own =
-            [At(target.buffer.at), Data(&place), At(rows.buffer.at), Wide(many as u64), columns];
+        let own = [
+            At(target.buffer.at),
+            Data(&place),
+            At(rows.buffer.at),
+            Wide(many as u64),
+            columns,
+            Whole(target.kept()),
+        ];
         let mut tape = self.device.tape();
         // Values go where the keys before them went, in one launch.
         tape.make_room(&self.device, place.len())?;
         let before = tape.take_back("write_rows", |words| {
             let [to, from] = [words[0], words[2]];
-            words[5] == 0 && ![to, from].contains(&target.buffer.at) && to != rows.buffer.at
+            words[6] == 0 && ![to, from].contains(&target.buffer.at) && to != rows.buffer.at
         });
-        let none = [At(0), At(0), At(0), Wide(0), Whole(0)];
+        let none = [At(0), At(0), At(0), Wide(0), Whole(0), Whole(0)];
         let (first, second, all) = match &before {
             None => (own, none, many),
             Some(words) => {
                 let [to, at, from, more] = [words[0], words[1], words[2], words[3]];
-                let of = [At(to), At(at), At(from), Wide(more), Whole(words[4] as u32)];
+                let [columns, kept] = [words[4], words[5]].map(|word| Whole(word as u32));
+                let of = [At(to), At(at), At(from), Wide(more), columns, kept];
                 (of, own, many + more as usize)
             }
         };

@@ -105,7 +105,7 @@ impl CudaBackend {
         bytes: &[u8],
         (rows, columns): (usize, usize),
     ) -> Result<CudaTensor, Error> {
-        Ok(CudaTensor { buffer: self.buffer_of(bytes)?, rows, columns, halves: None })
+        Ok(CudaTensor { buffer: self.buffer_of(bytes)?, rows, columns, halves: None, kept: None })
     }
 
     fn halved(

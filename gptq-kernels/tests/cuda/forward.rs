@@ -4,9 +4,9 @@ use gptq_core::{
     AttentionShape, Backend, Gate, Norm, NormKind, Pointwise, Reference, RopeShape, ScoreTerms,
     Window,
 };
-use gptq_kernels::cuda::{CudaBackend, Half};
+use gptq_kernels::cuda::{CudaBackend, CudaTensor, Half};
 use half::{bf16, f16};
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 use proptest::{option, prelude::*, sample::select};
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     gpu::gpu,
 };
 
-fn up(a: &Array2<f32>) -> gptq_kernels::cuda::CudaTensor {
+fn up(a: &Array2<f32>) -> CudaTensor {
     gpu().upload(a.view()).unwrap()
 }
 
@@ -33,10 +33,39 @@ fn near(got: &Array2<f32>, want: &Array2<f32>) -> Result<(), String> {
     }
 }
 
+/// As halves hold them.
+fn rounded(half: Half, a: Array2<f32>) -> Array2<f32> {
+    a.mapv(|v| match half {
+        Half::F16 => f16::from_f32(v).to_f32(),
+        Half::Bf16 => bf16::from_f32(v).to_f32(),
+    })
+}
+
+/// A cache with these rows, which come in two pieces, and with room for more.
+fn cache_of(gpu: &CudaBackend, rows: &Array2<f32>, room: usize) -> CudaTensor {
+    let mut cache = gpu.cache(rows.nrows() + room, rows.ncols()).unwrap();
+    let (first, rest) = rows.view().split_at(Axis(0), rows.nrows() / 3);
+    gpu.write_rows(&mut cache, 0, &gpu.upload(first).unwrap()).unwrap();
+    gpu.write_rows(&mut cache, first.nrows(), &gpu.upload(rest).unwrap()).unwrap();
+    cache
+}
+
 /// What a GPU makes of it, and its definition.
 fn attend(
     gpu: &CudaBackend,
+    qkv: [&Array2<f32>; 3],
+    shape: &AttentionShape,
+    terms: (bool, bool),
+    seed: u32,
+) -> (Array2<f32>, Array2<f32>) {
+    attend_to(gpu, qkv, [up(qkv[1]), up(qkv[2])], shape, terms, seed)
+}
+
+/// The same where the GPU has the keys and values already.
+fn attend_to(
+    gpu: &CudaBackend,
     [q, k, v]: [&Array2<f32>; 3],
+    [keys, values_of]: [CudaTensor; 2],
     shape: &AttentionShape,
     (biased, sunk): (bool, bool),
     seed: u32,
@@ -47,7 +76,7 @@ fn attend(
     let want = Reference.attention(q, k, v, shape, terms).unwrap();
     let (bias, sinks) = (up(&bias), up(&sinks));
     let terms = ScoreTerms { key_bias: biased.then_some(&bias), sinks: sunk.then_some(&sinks) };
-    let got = gpu.attention(&up(q), &up(k), &up(v), shape, terms).unwrap();
+    let got = gpu.attention(&up(q), &keys, &values_of, shape, terms).unwrap();
     (gpu.download(&got).unwrap(), want)
 }
 
@@ -112,13 +141,9 @@ proptest! {
             heads, kv_heads, head_dim: dim, value_dim: dim, scale: 1.0 / (dim as f32).sqrt(),
             softcap, window, keys, texts,
         };
-        let round = |a: Array2<f32>| a.mapv(|v| match half {
-            Half::F16 => f16::from_f32(v).to_f32(),
-            Half::Bf16 => bf16::from_f32(v).to_f32(),
-        });
-        let q = round(values(tokens * texts, heads * dim, seed) * 2.0);
-        let k = round(values(keys * texts + 3, kv_heads * dim, seed + 1) * 2.0);
-        let v = round(values(keys * texts + 3, kv_heads * dim, seed + 2));
+        let q = rounded(half, values(tokens * texts, heads * dim, seed) * 2.0);
+        let k = rounded(half, values(keys * texts + 3, kv_heads * dim, seed + 1) * 2.0);
+        let v = rounded(half, values(keys * texts + 3, kv_heads * dim, seed + 2));
         let gpu = gpu().with_half(half);
         let (got, want) = attend(&gpu, [&q, &k, &v], &shape, (biased, sunk), seed);
         // Only weights are rounded: each to half a unit, of values of size one.
@@ -126,6 +151,61 @@ proptest! {
         let worst = got.iter().zip(&want).map(|(g, w)| (g - w).abs());
         let worst = worst.fold(0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) });
         prop_assert!(worst <= allowed, "{worst}");
+    }
+
+    /// One token over keys and values that are kept in halves: all heads of a key together, in shares.
+    #[test]
+    fn attention_of_a_step(
+        (past, room) in (prop_oneof![Just(0), 0..70usize, 0..700usize], select(vec![0usize, 3, 900])),
+        (kv_heads, queries_per_head) in (1..3usize, prop_oneof![1..9usize, Just(16), Just(20)]),
+        (dim, half) in (select(vec![64usize, 128]), select(vec![Half::F16, Half::Bf16])),
+        window in prop_oneof![
+            Just(Window::Full),
+            (1..200usize).prop_map(Window::Sliding),
+            (1..200usize).prop_map(Window::Chunked),
+        ],
+        softcap in option::of(1f32..30.0),
+        (biased, sunk) in any::<(bool, bool)>(),
+        seed in any::<u16>(),
+    ) {
+        let (heads, keys, seed) = (kv_heads * queries_per_head, past + 1, u32::from(seed));
+        let shape = AttentionShape {
+            heads, kv_heads, head_dim: dim, value_dim: dim, scale: 1.0 / (dim as f32).sqrt(),
+            softcap, window, keys, texts: 1,
+        };
+        let q = rounded(half, values(1, heads * dim, seed) * 2.0);
+        let k = rounded(half, values(keys, kv_heads * dim, seed + 1) * 2.0);
+        let v = rounded(half, values(keys, kv_heads * dim, seed + 2));
+        let gpu = gpu().with_half(half);
+        let cached = [&k, &v].map(|rows| cache_of(&gpu, rows, room));
+        let (got, want) = attend_to(&gpu, [&q, &k, &v], cached, &shape, (biased, sunk), seed);
+        let allowed = match half { Half::F16 => 6e-4, Half::Bf16 => 5e-3 };
+        let worst = got.iter().zip(&want).map(|(g, w)| (g - w).abs());
+        let worst = worst.fold(0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) });
+        prop_assert!(worst <= allowed, "{worst}");
+    }
+
+    /// Heads of any size over such a cache: nothing else is rounded.
+    #[test]
+    fn attention_over_halves(
+        (tokens, past) in (select(vec![1usize, 2, 5]), 0..300usize),
+        (head_dim, value_dim) in (select(vec![6usize, 80, 64]), select(vec![3usize, 48, 96])),
+        half in select(vec![Half::F16, Half::Bf16]),
+        seed in any::<u16>(),
+    ) {
+        let (keys, seed) = (past + tokens, u32::from(seed));
+        let shape = AttentionShape {
+            heads: 4, kv_heads: 2, head_dim, value_dim, scale: 0.3, softcap: None,
+            window: Window::Full, keys, texts: 1,
+        };
+        let q = values(tokens, 4 * head_dim, seed);
+        let k = rounded(half, values(keys, 2 * head_dim, seed + 1));
+        let v = rounded(half, values(keys, 2 * value_dim, seed + 2));
+        let gpu = gpu().with_half(half);
+        let cached = [&k, &v].map(|rows| cache_of(&gpu, rows, 20));
+        let (got, want) = attend_to(&gpu, [&q, &k, &v], cached, &shape, (false, false), seed);
+        let outcome = close(&got, &want, 256);
+        prop_assert!(outcome.is_ok(), "{outcome:?}");
     }
 
     #[test]

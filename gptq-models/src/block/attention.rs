@@ -26,8 +26,8 @@ impl<T> LayerCache<T> {
     ) -> Result<Self, Error> {
         let heads = attention.kv_heads;
         Ok(Self {
-            keys: backend.zeros(capacity, heads * attention.head_dim)?,
-            values: backend.zeros(capacity, heads * attention.value_dim)?,
+            keys: backend.cache(capacity, heads * attention.head_dim)?,
+            values: backend.cache(capacity, heads * attention.value_dim)?,
         })
     }
 }

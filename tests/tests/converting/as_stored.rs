@@ -100,6 +100,9 @@ impl<B: PackedBackend> Backend for OnlyMarlin<B> {
         self.0.gather(table, rows)
     }
 
+    fn cache(&self, rows: usize, columns: usize) -> Result<B::Tensor, Error> {
+        self.0.cache(rows, columns)
+    }
     fn write_rows(&self, target: &mut B::Tensor, at: usize, rows: &B::Tensor) -> Result<(), Error> {
         self.0.write_rows(target, at, rows)
     }
