@@ -213,18 +213,36 @@ __device__ inline u32 load_acquire(const u32* p) {
 // then. The counter is left at zero for the next launch.
 __device__ inline bool last_of(u32* counter, u32 many) {
     __shared__ u32 arrived;
-    if (many > 1) __threadfence();
     __syncthreads();
     if (many == 1) return true;
     if (threadIdx.x == 0) {
-        arrived = atomicAdd(counter, 1);
+        // One thread answers for all: what they wrote before the barrier is released with its own,
+        // and what others released is theirs after the next one.
+        asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(arrived) : "l"(counter) : "memory");
         if (arrived == many - 1) *counter = 0;
     }
     __syncthreads();
     bool last = arrived == many - 1;
     __syncthreads();
-    if (last) __threadfence();
     return last;
+}
+
+// f(place, x) for a row of numbers, by all threads of a block: many are on their way at a time,
+// because one block alone waits long for each.
+template <u32 RUN, class F> __device__ void for_each_of_row(const float* row, u32 columns, F f) {
+    for (u32 base = threadIdx.x; base < columns; base += RUN * blockDim.x) {
+        float run[RUN];
+#pragma unroll
+        for (u32 j = 0; j < RUN; j++) {
+            const u32 i = base + j * blockDim.x;
+            run[j] = i < columns ? row[i] : 0.0f;
+        }
+#pragma unroll
+        for (u32 j = 0; j < RUN; j++) {
+            const u32 i = base + j * blockDim.x;
+            if (i < columns) f(i, run[j]);
+        }
+    }
 }
 
 __device__ inline float warp_sum(float x) {

@@ -20,22 +20,9 @@ struct Row {
     u32 columns;
     float temperature, top;
 
-    // f(place, logit) for all of them; four are on their way at a time. A NaN counts as −∞, and the
-    // sum makes one number of both zeros.
+    // f(place, logit) for all of them. A NaN counts as −∞, and the sum makes one number of both zeros.
     template <class F> __device__ void each(F f) const {
-        for (u32 base = threadIdx.x; base < columns; base += 4 * THREADS) {
-            float four[4];
-#pragma unroll
-            for (u32 j = 0; j < 4; j++) {
-                const u32 i = base + j * THREADS;
-                four[j] = i < columns ? x[i] : 0.0f;
-            }
-#pragma unroll
-            for (u32 j = 0; j < 4; j++) {
-                const u32 i = base + j * THREADS;
-                if (i < columns) f(i, four[j] == four[j] ? four[j] + 0.0f : -INFINITE);
-            }
-        }
+        for_each_of_row<8>(x, columns, [&](u32 i, float x) { f(i, x == x ? x + 0.0f : -INFINITE); });
     }
     __device__ u64 weight(float logit) const {
         const float share = logit == top ? 1.0f : expf((logit - top) / temperature);

@@ -22,9 +22,7 @@ __device__ inline bool all_came(u32* counter, u32 others) {
         if (came) *counter = 0;
     }
     __syncthreads();
-    bool all = came;
-    if (all) __threadfence();
-    return all;
+    return came;
 }
 
 template <u32 BITS, bool ASYM, class T, u32 NB, u32 STAGES>

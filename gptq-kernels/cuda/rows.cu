@@ -63,7 +63,7 @@ KERNEL write_rows(float* target, const u32* at, const float* rows, u64 many, u32
 }
 
 // The place of the largest number of a row, the first of several. A block is a row.
-KERNEL __launch_bounds__(1024)
+KERNEL __launch_bounds__(1024, 1)
 argmax(const float* x, u32* out, u32 columns) {
     begin();
     __shared__ float tops[WARP];
@@ -71,8 +71,9 @@ argmax(const float* x, u32* out, u32 columns) {
     const float* row = x + u64(blockIdx.x) * columns;
     float top = -INFINITE;
     u32 at = 0;
-    for (u32 i = threadIdx.x; i < columns; i += blockDim.x)
-        if (row[i] > top) top = row[i], at = i;
+    for_each_of_row<16>(row, columns, [&](u32 i, float x) {
+        if (x > top) top = x, at = i;
+    });
     auto take = [&](float other, u32 place) {
         if (other > top || (other == top && place < at)) top = other, at = place;
     };
