@@ -99,6 +99,14 @@ __device__ inline void store_half(u16* to, u64 at, float x, u32 kind) {
     if (kind != NONE) to[at] = u16(kind == AS_F16 ? F16::pair(x, x) : BF16::pair(x, x));
 }
 
+// A number of a cache, in f32 or in halves.
+__device__ inline void keep(float* target, u64 at, float x, u32 kept) {
+    if (kept == NONE)
+        target[at] = x;
+    else
+        store_half(reinterpret_cast<u16*>(target), at, x, kept);
+}
+
 // a − b. Fused with one, because bf16 has no other subtraction before sm_90; it rounds once.
 template <class T> __device__ u32 sub(u32 a, u32 b) {
     return T::fma(b, T::pair(-1, -1), a);

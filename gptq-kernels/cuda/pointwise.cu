@@ -77,27 +77,61 @@ KERNEL scale_rows(float* x, const float* factors, u64 many, u32 columns) {
     if (i < many) x[i] *= factors[i / columns];
 }
 
-// Pairs of channels of every head turn by an angle of the token's, in one matrix, or in two of the
-// same tokens: queries and keys. A thread is a pair.
+// Pairs of channels of every head turn by an angle of the token's.
+struct Angles {
+    const float *cosines, *sines;  // [tokens][half]
+    u32 head, offset, half, interleaved;
+};
+
+struct Turned {
+    u64 first, second;  // where they are in their matrix
+    float a, b;
+};
+
+__device__ Turned turn(const Angles& of, float* x, u64 pair_of_all, u32 columns) {
+    u32 pair = pair_of_all % of.half;
+    u64 segment = pair_of_all / of.half;
+    u64 token = segment / (columns / of.head);
+    u64 base = segment * of.head + of.offset;
+    u64 first = base + (of.interleaved ? 2 * pair : pair);
+    u64 second = of.interleaved ? first + 1 : first + of.half;
+    float a = x[first], b = x[second];
+    float c = of.cosines[token * of.half + pair], s = of.sines[token * of.half + pair];
+    return {first, second, x[first] = a * c - b * s, x[second] = b * c + a * s};
+}
+
+// In one matrix, or in two of the same tokens: queries and keys. A thread is a pair.
 KERNEL rope(float* x, u64 many, u32 columns, float* also, u64 also_many, u32 also_columns,
             const float* cosines, const float* sines, u32 head, u32 offset, u32 half,
             u32 interleaved) {
     begin();
     u64 i = place();
-    if (i >= many) {
-        i -= many;
-        if (i >= also_many) return;
-        x = also;
-        columns = also_columns;
+    const bool second = i >= many;
+    if (second && (i -= many) >= also_many) return;
+    const Angles angles = {cosines, sines, head, offset, half, interleaved};
+    turn(angles, second ? also : x, i, second ? also_columns : columns);
+}
+
+// The same where all channels turn, and the last matrix are keys that come to stand in their cache
+// from row *at on, and values in theirs. The places are read on the device, because they are others
+// for every token while the launch stays the same.
+KERNEL rope_and_keep(float* x, u64 many, u32 columns, float* also, u64 also_many, u32 also_columns,
+                     const float* cosines, const float* sines, u32 head, u32 offset, u32 half,
+                     u32 interleaved, float* keys, const u32* at, u32 kept, float* values,
+                     const u32* values_at, const float* rows, u64 values_many, u32 values_columns,
+                     u32 values_kept) {
+    begin();
+    u64 i = place();
+    const bool second = i >= many;
+    if (second && (i -= many) >= also_many) {
+        if ((i -= also_many) < values_many)
+            keep(values, u64(*values_at) * values_columns + i, rows[i], values_kept);
+        return;
     }
-    u32 pair = i % half;
-    u64 segment = i / half;
-    u64 token = segment / (columns / head);
-    u64 base = segment * head + offset;
-    u64 first = base + (interleaved ? 2 * pair : pair);
-    u64 second = interleaved ? first + 1 : first + half;
-    float a = x[first], b = x[second];
-    float c = cosines[token * half + pair], s = sines[token * half + pair];
-    x[first] = a * c - b * s;
-    x[second] = b * c + a * s;
+    const Angles angles = {cosines, sines, head, offset, half, interleaved};
+    const u32 of = second ? also_columns : columns;
+    const Turned turned = turn(angles, second ? also : x, i, of);
+    if (second != also_many > 0) return;
+    keep(keys, u64(*at) * of + turned.first, turned.a, kept);
+    keep(keys, u64(*at) * of + turned.second, turned.b, kept);
 }

@@ -40,13 +40,6 @@ KERNEL scatter_add(float* x, const u32* rows, const float* weights, const float*
         x[u64(rows[i]) * columns + column] += weights[i] * y[u64(i) * columns + column];
 }
 
-__device__ void keep(float* target, u64 at, float x, u32 kept) {
-    if (kept == NONE)
-        target[at] = x;
-    else
-        store_half(reinterpret_cast<u16*>(target), at, x, kept);
-}
-
 // Rows come to stand from row *at on, in one matrix, or in two: keys and values, in f32 or in halves.
 // The place is read on the device, because it is another for every token while the launch stays the
 // same.

@@ -25,6 +25,7 @@ mod blas;
 mod device;
 mod draw;
 mod half;
+mod keep;
 mod kernels;
 mod launch;
 mod layout;

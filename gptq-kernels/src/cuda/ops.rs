@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Threads of a block of a kernel that has one for every number.
-const THREADS: u32 = 256;
+pub(super) const THREADS: u32 = 256;
 
 impl CudaBackend {
     pub(super) fn launch(
@@ -57,7 +57,7 @@ impl CudaBackend {
 }
 
 /// With a thread for each of `many`.
-fn blocks(name: &str, many: usize) -> Result<u32, Error> {
+pub(super) fn blocks(name: &str, many: usize) -> Result<u32, Error> {
     u32::try_from(many.div_ceil(THREADS as usize))
         .map_err(|_| failure(format!("CUDA: {many} numbers are too many for {name}")))
 }
@@ -262,38 +262,7 @@ impl Backend for CudaBackend {
         sin: &CudaTensor,
         shape: RopeShape,
     ) -> Result<(), Error> {
-        let half = cos.columns;
-        assert!(shape.head_dim > 0 && x.columns.is_multiple_of(shape.head_dim), "rope: heads");
-        assert!(shape.offset + 2 * half <= shape.head_dim, "rope: channels of a head");
-        assert!(cos.rows >= x.rows && sin.rows >= x.rows && sin.columns == half, "rope: angles");
-        x.change();
-        let many = x.rows * (x.columns / shape.head_dim) * half;
-        let rest = [
-            cos.buffer.at,
-            sin.buffer.at,
-            shape.head_dim as u64,
-            shape.offset as u64,
-            half as u64,
-            shape.interleaved.into(),
-        ];
-        let mut tape = self.device.tape();
-        // Keys turn as the queries before them, in one launch.
-        let before = tape.take_back("rope", |words| {
-            words[3] == 0 && words[0] != x.buffer.at && words[6..] == rest
-        });
-        let none = [0, 0, 0].map(Wide);
-        let own = [Wide(x.buffer.at), Wide(many as u64), Whole(x.columns as u32)];
-        let (first, second, all) = match &before {
-            None => (own, none, many),
-            Some(words) => (
-                [Wide(words[0]), Wide(words[1]), Whole(words[2] as u32)],
-                own,
-                many + words[1] as usize,
-            ),
-        };
-        let rest = rest.map(Wide);
-        let arguments = [&first[..], &second, &rest].concat();
-        tape.launch(&self.device, "rope", [blocks("rope", all)?, 1, 1], THREADS, 0, &arguments)
+        self.turn(x, cos, sin, shape)
     }
 
     fn attention(
@@ -423,39 +392,7 @@ impl Backend for CudaBackend {
         at: usize,
         rows: &CudaTensor,
     ) -> Result<(), Error> {
-        assert_eq!(target.columns, rows.columns, "write_rows: columns");
-        assert!(at + rows.rows <= target.rows, "write_rows: rows");
-        target.change();
-        let place = (at as u32).to_le_bytes();
-        let (many, columns) = (rows.len(), Whole(rows.columns as u32));
-        let own = [
-            At(target.buffer.at),
-            Data(&place),
-            At(rows.buffer.at),
-            Wide(many as u64),
-            columns,
-            Whole(target.kept()),
-        ];
-        let mut tape = self.device.tape();
-        // Values go where the keys before them went, in one launch.
-        tape.make_room(&self.device, place.len())?;
-        let before = tape.take_back("write_rows", |words| {
-            let [to, from] = [words[0], words[2]];
-            words[6] == 0 && ![to, from].contains(&target.buffer.at) && to != rows.buffer.at
-        });
-        let none = [At(0), At(0), At(0), Wide(0), Whole(0), Whole(0)];
-        let (first, second, all) = match &before {
-            None => (own, none, many),
-            Some(words) => {
-                let [to, at, from, more] = [words[0], words[1], words[2], words[3]];
-                let [columns, kept] = [words[4], words[5]].map(|word| Whole(word as u32));
-                let of = [At(to), At(at), At(from), Wide(more), columns, kept];
-                (of, own, many + more as usize)
-            }
-        };
-        let arguments = [first, second].concat();
-        let blocks = blocks("write_rows", all)?;
-        tape.launch(&self.device, "write_rows", [blocks, 1, 1], THREADS, 0, &arguments)
+        self.keep(target, at, rows)
     }
 
     fn accumulate_gram(&self, h: &mut CudaTensor, x: &CudaTensor) -> Result<(), Error> {

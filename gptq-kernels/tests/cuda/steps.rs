@@ -6,6 +6,7 @@ use gptq_core::{
     Reference, RopeShape, ScoreTerms, Window,
 };
 use gptq_pack::{PackedBackend, PackedLinear, ZeroPointFormat};
+use half::f16;
 use ndarray::Array2;
 
 use crate::{
@@ -141,6 +142,69 @@ fn a_step_that_draws() {
         let logits = gpu.download(&logits).unwrap();
         agrees(logits.row(0), how, uniform, drawn).unwrap_or_else(|e| panic!("token {past}: {e}"));
         id = drawn % 50;
+    }
+}
+
+/// Keys turn and are kept in one launch, with queries and values or without, all of their channels or
+/// some: what is kept is what came of it one after the other.
+#[test]
+fn keys_that_turn_and_are_kept() {
+    let gpu = own_gpu();
+    let variants = (0..32).map(|bits| [0, 1, 2, 3, 4].map(|bit| bits >> bit & 1 == 1));
+    for [queries, whole, interleaved, same, halves] in variants {
+        let (tokens, head, at) = (3, 16, 5);
+        let half = if whole { head / 2 } else { 6 };
+        let shape = RopeShape { head_dim: head, offset: usize::from(!whole) * 2, interleaved };
+        let angle = values(tokens, half, 1) * 3.0;
+        let (cos, sin) = (angle.mapv(f32::cos), angle.mapv(f32::sin));
+        let mut matrices = [values(tokens, 64, 2), values(tokens, 32, 3)];
+        let v = values(tokens, 32, 4);
+        let up = |a: &Array2<f32>| gpu.take(a.clone()).unwrap();
+        let [mut q, mut k] = [&matrices[0], &matrices[1]].map(up);
+        let (ours, theirs) = (up(&v), [up(&cos), up(&sin)]);
+        let room = |columns| match halves {
+            true => gpu.cache(20, columns).unwrap(),
+            false => gpu.zeros(20, columns).unwrap(),
+        };
+        let [mut keys, mut kept] = [room(32), room(32)];
+        for (x, on_gpu) in matrices.iter_mut().zip([&mut q, &mut k]).skip(usize::from(!queries)) {
+            Reference.rope(x, &cos, &sin, shape).unwrap();
+            gpu.rope(on_gpu, &theirs[0], &theirs[1], shape).unwrap();
+        }
+        gpu.write_rows(&mut keys, at, &k).unwrap();
+        // Values that are the keys themselves come after them.
+        gpu.write_rows(&mut kept, at, if same { &k } else { &ours }).unwrap();
+        let told = format!("{:?}", [queries, whole, interleaved, same, halves]);
+        let [wanted_q, wanted_k] = &matrices;
+        close(&gpu.download(&q).unwrap(), wanted_q, 64).unwrap_or_else(|e| panic!("{told}: {e}"));
+        close(&gpu.download(&k).unwrap(), wanted_k, 64).unwrap_or_else(|e| panic!("{told}: {e}"));
+        if !halves {
+            let of = |cache| gpu.download(cache).unwrap();
+            let rows = ndarray::s![at..at + tokens, ..];
+            assert_eq!(of(&keys).slice(rows), of(&k), "{told}");
+            assert_eq!(of(&kept).slice(rows), of(if same { &k } else { &ours }), "{told}");
+            assert_eq!(of(&keys).iter().filter(|&&x| x != 0.0).count(), 32 * tokens, "{told}");
+            continue;
+        }
+        // What halves hold is seen by way of attention: to a single key.
+        let shape = AttentionShape {
+            heads: 2,
+            kv_heads: 2,
+            head_dim: head,
+            value_dim: head,
+            scale: 1.0,
+            softcap: None,
+            window: Window::Sliding(1),
+            keys: at + tokens,
+            texts: 1,
+        };
+        let last = gpu.take(values(1, 32, 5)).unwrap();
+        let terms = || ScoreTerms { key_bias: None, sinks: None };
+        let seen = gpu.attention(&last, &keys, &kept, &shape, terms()).unwrap();
+        let want =
+            if same { wanted_k } else { &v }.row(tokens - 1).mapv(|x| f16::from_f32(x).to_f32());
+        close(&gpu.download(&seen).unwrap(), &want.insert_axis(ndarray::Axis(0)), 1024)
+            .unwrap_or_else(|e| panic!("{told}: {e}"));
     }
 }
 
