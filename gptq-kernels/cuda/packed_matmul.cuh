@@ -39,13 +39,10 @@ __device__ void packed_matmul(const Job& job) {
     auto weights = [&](const Place& at, u32 slot) {
         fetch_weights<BITS, ASYM, WIDE>(stages, at, shared_address(shared) + slot * S::BYTES + S::X);
     };
+    const TokenPlace place(job, x);
+    const u32 own = shared_address(shared) + place.row * PITCH + place.chunk * 16;
     auto give_tokens = [&](u32 stage, u32 slot) {
-        const u32 base = shared_address(shared) + slot * S::BYTES;
-        for (u32 i = threadIdx.x; i < 8 * NB * (DEPTH / 8); i += THREADS) {
-            u32 row = i / (DEPTH / 8), chunk = i % (DEPTH / 8);
-            copy_async(base + row * PITCH + chunk * 16,
-                       x + (u64(row) * job.k_tiles * 16 + stage * DEPTH + chunk * 8), row < tokens);
-        }
+        fetch_tokens<8 * NB, PITCH>(job, place, stage, tokens, own + slot * S::BYTES);
     };
 
     float sums[4][NB][4];

@@ -50,13 +50,11 @@ __device__ void packed_wgmma(const Job& job) {
     auto weights = [&](const Place& at, u32 slot) {
         fetch_weights<BITS, ASYM, WIDE>(stages, at, ring + slot * BYTES + 2 * HALF);
     };
+    // Rows of 128 bytes as products want them; that holds for each eighth row alike.
+    const TokenPlace place(job, x);
+    const u32 own = ring + place.chunk / 8 * HALF + place.row * 128 + (place.chunk % 8 ^ place.row % 8) * 16;
     auto give_tokens = [&](u32 stage, u32 slot) {
-        const u32 base = ring + slot * BYTES;
-        for (u32 i = threadIdx.x; i < 8 * NB * (DEPTH / 8); i += THREADS) {
-            u32 row = i / (DEPTH / 8), chunk = i % (DEPTH / 8);
-            u32 to = base + chunk / 8 * HALF + row * 128 + (chunk % 8 ^ row % 8) * 16;
-            copy_async(to, x + (u64(row) * job.k_tiles * 16 + stage * DEPTH + chunk * 8), row < tokens);
-        }
+        fetch_tokens<8 * NB, 128>(job, place, stage, tokens, own + slot * BYTES);
     };
 
     // Sixteen outputs of each tile, and the next sixteen.
@@ -67,6 +65,7 @@ __device__ void packed_wgmma(const Job& job) {
         const u32 codes = base + 2 * HALF + wide * 8 * 128 * BITS + 4 * word_at<BITS>(half * WORDS, lane);
         const u32 scales = base + 2 * HALF + WIDE * 8 * 128 * BITS + (wide * 8 + lane / 4) * 16 + half * 8;
         const bool one_group = stages.is_of_one_group(at);
+        const Rows x_rows(base);
         Grid<BITS, ASYM, T, 4> grid;
 #pragma unroll
         for (u32 depth = 0; depth < 8; depth++) {
@@ -87,7 +86,7 @@ __device__ void packed_wgmma(const Job& job) {
                 weights[i][1] = grid.weight(words, 4 * i + 2);
                 weights[i][3] = grid.weight(words, 4 * i + 3);
             }
-            const u64 rows = rows_of_128_bytes(base + depth / 4 * HALF + depth % 4 * 32);
+            const u64 rows = x_rows.after(depth / 4 * HALF + depth % 4 * 32);
             begin_products();
 #pragma unroll
             for (u32 i = 0; i < 2; i++) Products<T, NB>::add(sums[i], weights[i], rows, anew && depth == 0);

@@ -65,6 +65,39 @@ struct Stages {
     }
 };
 
+// f(i) for i below `MANY`, by all threads. Unrolled, and with a remainder that changes nothing but
+// tells the compiler how few threads there are: then most of what f computes from i is a constant.
+template <u32 MANY, class F> __device__ void each_of(F f) {
+#pragma unroll
+    for (u32 j = 0; j < MANY; j += THREADS) {
+        const u32 i = j + threadIdx.x % THREADS;
+        if (MANY % THREADS == 0 || i < MANY) f(i);
+    }
+}
+
+// Tokens of a stage come to shared memory: a thread has sixteen bytes of one token, and the same of
+// every sixteenth one after it.
+constexpr u32 CHUNKS = DEPTH / 8, STRIDE = THREADS / CHUNKS;
+struct TokenPlace {
+    u32 row, chunk;
+    const u16* from;  // of stage 0
+
+    __device__ TokenPlace(const Job& job, const u16* x)
+        : row(threadIdx.x % THREADS / CHUNKS), chunk(threadIdx.x % CHUNKS),
+          from(x + u64(row) * job.k_tiles * 16 + chunk * 8) {}
+};
+template <u32 ROWS, u32 ROW_BYTES>
+__device__ void fetch_tokens(const Job& job, const TokenPlace& place, u32 stage, u32 tokens, u32 to) {
+    const u64 step = u64(job.k_tiles) * 16 * STRIDE;
+    const u16* from = place.from + stage * DEPTH;
+#pragma unroll
+    for (u32 j = 0; j < ROWS; j += STRIDE) {
+        if (ROWS % STRIDE == 0 || place.row < ROWS)
+            copy_async(to + j * ROW_BYTES, from, place.row + j < tokens);
+        from += step;
+    }
+}
+
 // Codes of a stage come to shared memory, [WIDE][8 tiles][32 · BITS words], behind them scales,
 // [8][WIDE][64] halves with a row for each group, and zeros. Where no tile is, zeros come.
 template <u32 BITS, bool ASYM, u32 WIDE>
@@ -72,13 +105,13 @@ __device__ void fetch_weights(const Stages& stages, const Place& at, u32 to) {
     const Job& job = stages.job;
     const Linear& linear = job.linears[at.linear];
     const u32 first_n = place_in(job, at.linear, at.column) * WIDE;
-    constexpr u32 CHUNKS = 64 * BITS; // of one column of a stage
-    for (u32 i = threadIdx.x; i < WIDE * CHUNKS; i += THREADS) {
-        u32 n = first_n + i / CHUNKS, tile = i % CHUNKS / (8 * BITS), chunk = i % (8 * BITS);
+    constexpr u32 COLUMN = 64 * BITS; // chunks of one column of a stage
+    each_of<WIDE * COLUMN>([&](u32 i) {
+        u32 n = first_n + i / COLUMN, tile = i % COLUMN / (8 * BITS), chunk = i % (8 * BITS);
         const u32* from = tile_at<BITS>(linear, n, at.stage * 8 + tile) + chunk * 4;
         copy_async(to + i * 16, from, n < linear.n_tiles);
-    }
-    const u32 scales = to + WIDE * CHUNKS * 16, zeros = scales + 8 * WIDE * 128;
+    });
+    const u32 scales = to + WIDE * COLUMN * 16, zeros = scales + 8 * WIDE * 128;
     const u32 first = min(at.group, job.groups - 1), rows = stages.row_of(at, 7) + 1;
     for (u32 i = threadIdx.x; i < rows * WIDE * 8; i += THREADS) {
         u32 row = i / (WIDE * 8), n = first_n + i / 8 % WIDE;

@@ -17,12 +17,22 @@ __device__ inline void show_to_products() {
 }
 
 // Where products find tokens: rows of 128 bytes, one after the other, in which sixteen bytes number
-// i of row r lie at place i ^ (r mod 8). Begins at a multiple of 1024; a step of 16 inputs further is
-// an address 32 bytes further.
-__device__ inline u64 rows_of_128_bytes(u32 address) {
-    constexpr u64 SWIZZLED = u64(1) << 62, EIGHT_ROWS = u64(1024 / 16) << 32, UNUSED = u64(1) << 16;
-    return SWIZZLED | EIGHT_ROWS | UNUSED | (address & 0x3ffff) >> 4;
-}
+// i of row r lie at place i ^ (r mod 8). Begins at a multiple of 1024.
+struct Rows {
+    u32 low;
+
+    __device__ explicit Rows(u32 address) {
+        constexpr u32 UNUSED = 1 << 16;
+        low = UNUSED | (address & 0x3ffff) >> 4;
+    }
+    // Some bytes further: a step of 16 inputs is 32.
+    __device__ u64 after(u32 bytes) const {
+        constexpr u32 SWIZZLED = 1 << 30, EIGHT_ROWS = 1024 / 16;
+        u64 rows;
+        asm("mov.b64 %0, {%1, %2};" : "=l"(rows) : "r"(low + bytes / 16), "r"(SWIZZLED | EIGHT_ROWS));
+        return rows;
+    }
+};
 
 // c += a · b, or c = a · b if `anew`, for 8 · NB tokens. A lane's a is that of mma.m16n8k16 for its warp's sixteen rows; so
 // is its c, for each eight of tokens.
