@@ -161,7 +161,10 @@ __device__ inline void load_matrices(u32 (&r)[4], u32 address) {
                  : "memory");
 }
 
-// Two or four neighbours.
+// A word, or two or four neighbours.
+__device__ inline void load_shared(u32& r, u32 address) {
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(r) : "r"(address) : "memory");
+}
 __device__ inline void load_shared(u32 (&r)[2], u32 address) {
     asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(address) : "memory");
 }

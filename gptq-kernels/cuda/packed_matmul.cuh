@@ -6,7 +6,26 @@
 // shared memory while their copies arrive.
 #pragma once
 
+#include "grid.cuh"
 #include "stages.cuh"
+
+// The words of a lane.
+template <u32 BITS> __device__ void load_words(u32 (&words)[BITS], u32 tile, u32 lane) {
+    if constexpr (BITS == 2) {
+        load_shared(words, tile + 4 * word_at<BITS>(0, lane));
+    } else if constexpr (BITS == 3) {
+#pragma unroll
+        for (u32 w = 0; w < BITS; w++) load_shared(words[w], tile + 4 * word_at<BITS>(w, lane));
+    } else {
+#pragma unroll
+        for (u32 w = 0; w < BITS; w += 4) {
+            u32 four[4];
+            load_shared(four, tile + 4 * word_at<BITS>(w, lane));
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) words[w + i] = four[i];
+        }
+    }
+}
 
 constexpr u32 PITCH = 2 * DEPTH + 16;     // bytes of a row of x in shared memory, off the banks
 
@@ -57,34 +76,39 @@ __device__ void packed_matmul(const Job& job) {
     clear();
 
     auto multiply = [&](const Place& at, u32 slot) {
-        const char* base = shared + slot * S::BYTES;
-        for (u32 depth = deep; depth < 8; depth += DEEP) {
-            u32 words[BITS];
-            const u32* tile = reinterpret_cast<const u32*>(base + S::X) + (wide * 8 + depth) * 32 * BITS;
+        const u32 base = shared_address(shared) + slot * S::BYTES;
+        const u32 codes = base + S::X + wide * 8 * 128 * BITS;
+        const u32 scales = base + S::X + S::CODES + (wide * 8 + lane / 4) * 16;
+        const u32 tokens_of = base + lane % 8 * PITCH + lane / 8 % 2 * 16;
+        const bool one_group = stages.is_of_one_group(at);
+        Grid<BITS, ASYM, T> grid;
 #pragma unroll
-            for (u32 w = 0; w < BITS; w++) words[w] = tile[word_at<BITS>(w, lane)];
-            const u32 from = (stages.row_of(at, depth) * WIDE + wide) * 32 + lane / 4 * 4;
-            const u32* scales = reinterpret_cast<const u32*>(base + S::X + S::CODES) + from;
-            const u32* zeros = scales + 8 * WIDE * 32;
+        for (u32 i = 0; i < 8; i += DEEP) {
+            const u32 depth = i + deep;
+            if (i == 0 || !one_group) {
+                const u32 from = scales + stages.row_of(at, depth) * WIDE * 128;
+                u32 s[4], z[4] = {};
+                load_shared(s, from);
+                if (ASYM) load_shared(z, from + 8 * WIDE * 128);
+                grid.set(s, z);
+            }
+            u32 words[BITS];
+            load_words<BITS>(words, codes + depth * 128 * BITS, lane);
             u32 weights[4][4];
 #pragma unroll
-            for (u32 i = 0; i < 4; i++) {
-                // Outputs g + 16i and g + 16i + 8.
-                u32 scale = scales[i], zero = ASYM ? zeros[i] : 0;
-                u32 s0 = twice_low(scale), s1 = twice_high(scale);
-                u32 z0 = twice_low(zero), z1 = twice_high(zero);
-                weights[i][0] = weight_pair<BITS, ASYM, T>(words, 4 * i, s0, z0);
-                weights[i][2] = weight_pair<BITS, ASYM, T>(words, 4 * i + 1, s0, z0);
-                weights[i][1] = weight_pair<BITS, ASYM, T>(words, 4 * i + 2, s1, z1);
-                weights[i][3] = weight_pair<BITS, ASYM, T>(words, 4 * i + 3, s1, z1);
+            for (u32 q = 0; q < 4; q++) {
+                // Outputs g + 16q and g + 16q + 8.
+                weights[q][0] = grid.weight(words, 4 * q);
+                weights[q][2] = grid.weight(words, 4 * q + 1);
+                weights[q][1] = grid.weight(words, 4 * q + 2);
+                weights[q][3] = grid.weight(words, 4 * q + 3);
             }
-            u32 address = shared_address(base) + lane % 8 * PITCH + depth * 32 + lane / 8 % 2 * 16;
 #pragma unroll
             for (u32 b = 0; b < NB; b++) {
                 u32 x0, x1;
-                load_matrices(x0, x1, address + b * 8 * PITCH);
+                load_matrices(x0, x1, tokens_of + depth * 32 + b * 8 * PITCH);
 #pragma unroll
-                for (u32 i = 0; i < 4; i++) T::mma(sums[i][b], weights[i], x0, x1);
+                for (u32 q = 0; q < 4; q++) T::mma(sums[q][b], weights[q], x0, x1);
             }
         }
     };
