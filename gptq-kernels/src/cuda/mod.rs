@@ -14,9 +14,13 @@
 //! | dense linears        | `dense_matvec_*`, `matmul`    | `cuda/dense.cu`                   |
 //! | attention            | `attention_*`                 | `cuda/attention.cu`               |
 //! | of many tokens       | `attention_tiles_*`           | `cuda/attention_tiles.cu`         |
+//! | of one, over a cache | `attention_step_*`            | `cuda/attention_step.cu`          |
 //! | norms                | `norm_rms`, `norm_layer`      | `cuda/norm.cu`                    |
 //! | chosen tokens        | `argmax`, `draw`              | `cuda/rows.cu`, `cuda/draw.cu`    |
 //! | the rest             | their names                   | `cuda/pointwise.cu`, `cuda/rows.cu` |
+//!
+//! Those of a step of generating text are there twice: from compute capability 9.0 on, they begin
+//! while the kernels before them still run, and wait before they read what these write.
 //!
 //! The plain twin of each is the operation of the same name of `gptq_core::Reference`.
 
