@@ -5,6 +5,7 @@
 //! holds, all of them as one CUDA graph, and the best of several rounds counts. Beside the times, the
 //! share of the bandwidth that kernels read with at most, how much faster packed is than plain, and
 //! how far results are from those of f64. `gptq bench machine --device cuda` is the same for one shape.
+//! With `-- 8.0` kernels are those for GPUs of that compute capability.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and may fail")]
 
 use gptq_kernels::cuda::{CudaBackend, Half, Products};
@@ -14,7 +15,15 @@ const SHAPES: [(usize, usize); 4] = [(4096, 4096), (6144, 4096), (14336, 4096), 
 const TOKENS: [usize; 11] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 4096];
 
 fn main() {
-    let gpu = match CudaBackend::open(0) {
+    let version = |text: String| {
+        let (major, minor) = text.split_once('.')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    };
+    let gpu = match std::env::args().find_map(version) {
+        Some(capability) => CudaBackend::open_for(0, capability),
+        None => CudaBackend::open(0),
+    };
+    let gpu = match gpu {
         Ok(gpu) => gpu.with_half(Half::F16),
         Err(error) => return println!("{error}"),
     };

@@ -54,6 +54,34 @@ __device__ inline float row_sum(float x) {
     return x + __shfl_xor_sync(0xffffffff, x, 2);
 }
 
+// Scores of a lane's two rows become weights, and what these rows had before shrinks to them: sums
+// over keys in pieces, each piece with the largest score so far.
+template <u32 KEYS, u32 CHANNELS>
+__device__ void weigh(float (&scores)[KEYS][4], float (&out)[CHANNELS][4], float (&top)[2], float (&mass)[2]) {
+#pragma unroll
+    for (u32 half = 0; half < 2; half++) {
+        float highest = top[half], sum = 0;
+#pragma unroll
+        for (u32 n = 0; n < KEYS; n++)
+            highest = fmaxf(highest, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
+        highest = row_max(highest);
+        // A row may have seen nothing yet.
+        const float from = highest == -INFINITE ? 0.0f : highest;
+        const float shrink = expf(top[half] - from);
+#pragma unroll
+        for (u32 n = 0; n < KEYS; n++)
+#pragma unroll
+            for (u32 r = 2 * half; r < 2 * half + 2; r++) {
+                scores[n][r] = expf(scores[n][r] - from);
+                sum += scores[n][r];
+            }
+        mass[half] = mass[half] * shrink + row_sum(sum);
+        top[half] = highest;
+#pragma unroll
+        for (u32 n = 0; n < CHANNELS; n++) out[n][2 * half] *= shrink, out[n][2 * half + 1] *= shrink;
+    }
+}
+
 // The score of a key, from the product with the query: what all kernels do with it.
 __device__ inline float score_of(const Attention& a, float dot, u32 head, u32 key) {
     float score = dot * a.scale;

@@ -71,28 +71,7 @@ template <class T, u32 DIM> __device__ void attention_step(const Attention& a, c
                 scores[n][r] = key < end ? score_of(a, scores[n][r], first_head + head, key) : -INFINITE;
             }
         }
-#pragma unroll
-        for (u32 half = 0; half < 2; half++) {
-            // The first key of a warp's sixteen is always one.
-            float higher = top[half], sum = 0;
-#pragma unroll
-            for (u32 n = 0; n < 2; n++)
-                higher = fmaxf(higher, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
-            higher = row_max(higher);
-            const float shrink = expf(top[half] - higher);
-#pragma unroll
-            for (u32 n = 0; n < 2; n++)
-#pragma unroll
-                for (u32 r = 2 * half; r < 2 * half + 2; r++) {
-                    scores[n][r] = expf(scores[n][r] - higher);
-                    sum += scores[n][r];
-                }
-            mass[half] = mass[half] * shrink + row_sum(sum);
-            top[half] = higher;
-#pragma unroll
-            for (u32 n = 0; n < DIM / 8; n++)
-                out[n][2 * half] *= shrink, out[n][2 * half + 1] *= shrink;
-        }
+        weigh(scores, out, top, mass);
         const u32 weights[4] = {T::pair(scores[0][0], scores[0][1]), T::pair(scores[0][2], scores[0][3]),
                                 T::pair(scores[1][0], scores[1][1]), T::pair(scores[1][2], scores[1][3])};
 #pragma unroll

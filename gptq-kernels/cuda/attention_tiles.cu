@@ -89,29 +89,7 @@ template <class T, u32 DIM> __device__ void attention_tiles(const Attention& a, 
                 scores[n][r] = seen && key < end ? score_of(a, sums[r], head, key) : -INFINITE;
             }
         }
-#pragma unroll
-        for (u32 half = 0; half < 2; half++) {
-            float highest = top[half], sum = 0;
-#pragma unroll
-            for (u32 n = 0; n < KEYS / 8; n++)
-                highest = fmaxf(highest, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
-            highest = row_max(highest);
-            // A row may have seen nothing yet.
-            const float from = highest == -INFINITE ? 0.0f : highest;
-            const float shrink = expf(top[half] - from);
-#pragma unroll
-            for (u32 n = 0; n < KEYS / 8; n++)
-#pragma unroll
-                for (u32 r = 2 * half; r < 2 * half + 2; r++) {
-                    scores[n][r] = expf(scores[n][r] - from);
-                    sum += scores[n][r];
-                }
-            mass[half] = mass[half] * shrink + row_sum(sum);
-            top[half] = highest;
-#pragma unroll
-            for (u32 n = 0; n < DIM / 8; n++)
-                out[n][2 * half] *= shrink, out[n][2 * half + 1] *= shrink;
-        }
+        weigh(scores, out, top, mass);
 #pragma unroll
         for (u32 step = 0; step < KEYS / 16; step++) {
             // What was a result is a left factor now: 16 keys.

@@ -22,6 +22,8 @@ const HOPPER: (i32, i32) = (9, 0);
 pub(super) struct Device {
     pub(super) name: String,
     pub(super) capability: (i32, i32),
+    /// The compute capability that kernels are chosen for: its own, or an earlier one.
+    pub(super) chosen_for: (i32, i32),
     pub(super) multiprocessors: u32,
     /// Bytes of shared memory that one block may have.
     pub(super) shared: u32,
@@ -102,7 +104,8 @@ pub(super) fn failed(what: &str, error: DriverError) -> Error {
 }
 
 impl Device {
-    pub(super) fn open(ordinal: usize) -> Result<Arc<Self>, Error> {
+    /// With kernels for GPUs of at most the compute capability `most`.
+    pub(super) fn open(ordinal: usize, most: Option<(i32, i32)>) -> Result<Arc<Self>, Error> {
         // SAFETY: asks the loader for a library, and runs its initialisers, as every use of it does.
         if !unsafe { sys::is_culib_present() } {
             return Err(failure(
@@ -122,6 +125,13 @@ impl Device {
                 capability.0, capability.1, OLDEST.0, OLDEST.1
             )));
         }
+        let chosen_for = most.map_or(capability, |most| most.min(capability));
+        if chosen_for < OLDEST {
+            return Err(failure(format!(
+                "there are no kernels for compute capability {}.{}; the first are for {}.{}",
+                chosen_for.0, chosen_for.1, OLDEST.0, OLDEST.1
+            )));
+        }
         let attribute = |of| context.attribute(of).map_err(asked);
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
@@ -129,6 +139,7 @@ impl Device {
         Ok(Arc::new(Self {
             name,
             capability,
+            chosen_for,
             multiprocessors: multiprocessors.max(1) as u32,
             shared: shared.max(0) as u32,
             blas: Blas::open(&stream),
@@ -157,8 +168,8 @@ impl Device {
     pub(super) fn limits(&self) -> Limits {
         Limits {
             shared: self.shared,
-            warpgroups: self.capability == HOPPER,
-            early: self.capability >= HOPPER,
+            warpgroups: self.chosen_for == HOPPER,
+            early: self.chosen_for >= HOPPER,
         }
     }
 
@@ -329,6 +340,14 @@ impl Device {
         // SAFETY: as above; what the device allows is what it said.
         unsafe { result::function::set_function_attribute(function, limit, room) }
             .map_err(failing)?;
+        if early.is_some() {
+            // Kernels that want another share of a multiprocessor's memory would not run beside each
+            // other on it.
+            let share = Limit::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            // SAFETY: as above; 100 is all of it.
+            unsafe { result::function::set_function_attribute(function, share, 100) }
+                .map_err(failing)?;
+        }
         let kernel = Kernel { function: function as usize, early: early.is_some() };
         lock(&self.kernels).insert(name, kernel);
         Ok(kernel)

@@ -89,7 +89,25 @@ impl CudaBackend {
     /// [`Error::Backend`], with the way out: no driver, no GPU, one older than compute capability
     /// 8.0, or a driver that does not start.
     pub fn open(ordinal: usize) -> Result<Self, Error> {
-        Ok(Self { device: Device::open(ordinal)?, half: Half::F16, exact: false })
+        Ok(Self { device: Device::open(ordinal, None)?, half: Half::F16, exact: false })
+    }
+
+    /// The same with kernels for GPUs of at most this compute capability: what newer ones bring is
+    /// the difference.
+    ///
+    /// ```no_run
+    /// use gptq_kernels::cuda::CudaBackend;
+    ///
+    /// // No products of warpgroups, and every kernel waits for the one before it.
+    /// let as_ampere = CudaBackend::open_for(0, (8, 0))?;
+    /// # Ok::<(), gptq_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`CudaBackend::open`]; [`Error::Backend`] below 8.0.
+    pub fn open_for(ordinal: usize, capability: (i32, i32)) -> Result<Self, Error> {
+        let device = Device::open(ordinal, Some(capability))?;
+        Ok(Self { device, half: Half::F16, exact: false })
     }
 
     /// With factors of products rounded to this type.
@@ -104,9 +122,14 @@ impl CudaBackend {
 
     /// `NVIDIA H200, compute capability 9.0, cuBLAS`.
     pub fn describe(&self) -> String {
-        let Device { name, capability: (major, minor), blas, .. } = &*self.device;
+        let Device { name, capability, chosen_for, blas, .. } = &*self.device;
+        let version = |(major, minor): (i32, i32)| format!("{major}.{minor}");
         let blas = if blas.is_some() { "with cuBLAS" } else { "cuBLAS not found" };
-        format!("{name}, compute capability {major}.{minor}, {blas}")
+        let kernels = match chosen_for == capability {
+            true => String::new(),
+            false => format!(", kernels for {}", version(*chosen_for)),
+        };
+        format!("{name}, compute capability {}{kernels}, {blas}", version(*capability))
     }
 
     /// What factors of products are rounded to: `f32`, `f16` or `bf16`.

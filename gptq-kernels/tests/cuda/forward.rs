@@ -33,6 +33,20 @@ fn near(got: &Array2<f32>, want: &Array2<f32>) -> Result<(), String> {
     }
 }
 
+fn windows() -> impl Strategy<Value = Window> {
+    prop_oneof![
+        Just(Window::Full),
+        (1..200usize).prop_map(Window::Sliding),
+        (1..200usize).prop_map(Window::Chunked),
+    ]
+}
+
+/// The largest difference; infinite where one is no number.
+fn farthest(got: &Array2<f32>, want: &Array2<f32>) -> f32 {
+    let all = got.iter().zip(want).map(|(g, w)| (g - w).abs());
+    all.fold(0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) })
+}
+
 /// As halves hold them.
 fn rounded(half: Half, a: Array2<f32>) -> Array2<f32> {
     a.mapv(|v| match half {
@@ -99,11 +113,7 @@ proptest! {
         (tokens, past, room) in (select(vec![1usize, 1, 2, 17]), 0..150usize, select(vec![0usize, 3, 900])),
         (kv_heads, queries_per_head, texts) in (1..3usize, 1..4usize, 1..3usize),
         (head_dim, value_dim) in (select(vec![1usize, 6, 16, 64]), select(vec![3usize, 32, 80])),
-        window in prop_oneof![
-            Just(Window::Full),
-            (1..200usize).prop_map(Window::Sliding),
-            (1..200usize).prop_map(Window::Chunked),
-        ],
+        window in windows(),
         softcap in option::of(1f32..30.0),
         (biased, sunk) in any::<(bool, bool)>(),
         seed in any::<u16>(),
@@ -127,11 +137,7 @@ proptest! {
         (tokens, past) in (select(vec![16usize, 40, 64, 65, 130]), prop_oneof![Just(0), 0..150usize]),
         (kv_heads, queries_per_head, texts) in (1..3usize, 1..3usize, 1..3usize),
         (dim, half) in (select(vec![64usize, 128]), select(vec![Half::F16, Half::Bf16])),
-        window in prop_oneof![
-            Just(Window::Full),
-            (1..200usize).prop_map(Window::Sliding),
-            (1..200usize).prop_map(Window::Chunked),
-        ],
+        window in windows(),
         softcap in option::of(1f32..30.0),
         (biased, sunk) in any::<(bool, bool)>(),
         seed in any::<u16>(),
@@ -148,8 +154,7 @@ proptest! {
         let (got, want) = attend(&gpu, [&q, &k, &v], &shape, (biased, sunk), seed);
         // Only weights are rounded: each to half a unit, of values of size one.
         let allowed = match half { Half::F16 => 6e-4, Half::Bf16 => 5e-3 };
-        let worst = got.iter().zip(&want).map(|(g, w)| (g - w).abs());
-        let worst = worst.fold(0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) });
+        let worst = farthest(&got, &want);
         prop_assert!(worst <= allowed, "{worst}");
     }
 
@@ -159,11 +164,7 @@ proptest! {
         (past, room) in (prop_oneof![Just(0), 0..70usize, 0..700usize], select(vec![0usize, 3, 900])),
         (kv_heads, queries_per_head) in (1..3usize, prop_oneof![1..9usize, Just(16), Just(20)]),
         (dim, half) in (select(vec![64usize, 128]), select(vec![Half::F16, Half::Bf16])),
-        window in prop_oneof![
-            Just(Window::Full),
-            (1..200usize).prop_map(Window::Sliding),
-            (1..200usize).prop_map(Window::Chunked),
-        ],
+        window in windows(),
         softcap in option::of(1f32..30.0),
         (biased, sunk) in any::<(bool, bool)>(),
         seed in any::<u16>(),
@@ -180,8 +181,7 @@ proptest! {
         let cached = [&k, &v].map(|rows| cache_of(&gpu, rows, room));
         let (got, want) = attend_to(&gpu, [&q, &k, &v], cached, &shape, (biased, sunk), seed);
         let allowed = match half { Half::F16 => 6e-4, Half::Bf16 => 5e-3 };
-        let worst = got.iter().zip(&want).map(|(g, w)| (g - w).abs());
-        let worst = worst.fold(0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) });
+        let worst = farthest(&got, &want);
         prop_assert!(worst <= allowed, "{worst}");
     }
 

@@ -235,6 +235,23 @@ fn words_of_marlin() {
     }
 }
 
+/// Kernels for older GPUs run on newer ones, and say so.
+#[test]
+fn kernels_for_older_gpus() {
+    gpu();
+    let backend = CudaBackend::open_for(0, (8, 0)).unwrap();
+    check(
+        &backend,
+        Half::F16,
+        &values(40, 256, 2),
+        &[layer(Bits::B4, (96, 256, 64), (true, false), 1)],
+    );
+    let newer = !backend.describe().contains("capability 8.0");
+    assert_eq!(backend.describe().contains("kernels for 8.0"), newer, "{}", backend.describe());
+    let error = CudaBackend::open_for(0, (7, 5)).unwrap_err().to_string();
+    assert!(error.contains("7.5") && error.contains("8.0"), "{error}");
+}
+
 /// What kernels cannot take as it is stored is left to the caller.
 #[test]
 fn words_of_marlin_that_are_no_whole_stages() {
