@@ -1,7 +1,8 @@
-"""Compiles the kernels of this folder to PTX, and shows what the assembler makes of it.
+"""Compiles the kernels of this folder to PTX, those for Hopper alone to machine code too, and shows
+what the assembler makes of it.
 
-    python3 build.py            write ptx/*.ptx
-    python3 build.py --check    fail if ptx/*.ptx is not what the sources give
+    python3 build.py            write ptx/*.ptx and cubin/*.cubin
+    python3 build.py --check    fail if they are not what the sources give
     python3 build.py --assemble registers, shared memory and spills, for each architecture
 
 The compiler comes from PyPI, into a folder of its own (--tools, by default beside the build
@@ -84,6 +85,14 @@ def assemble(ptxas, ptx, architectures):
     return rows
 
 
+def machine_code(ptxas, ptx, architecture):
+    with tempfile.TemporaryDirectory() as folder:
+        text, code = (pathlib.Path(folder) / name for name in ("text.ptx", "code.cubin"))
+        text.write_text(ptx)
+        subprocess.run([ptxas, f"-arch={architecture}", str(text), "-o", str(code)], check=True)
+        return code.read_bytes()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--tools", default=str(pathlib.Path(os.environ.get("CARGO_TARGET_DIR", HERE.parents[1] / "target")) / "cuda-tools"))
@@ -95,16 +104,19 @@ def main():
     failed = False
     every = [(source, *target) for source in sorted(HERE.glob("*.cu")) for target in targets(source)]
     for source, suffix, architecture, assembled in every:
-        target = HERE / "ptx" / f"{source.stem}{suffix}.ptx"
         ptx = compile_to_ptx(nvrtc, source, architecture)
-        if args.check:
-            if not target.exists() or target.read_text() != ptx:
+        made = {HERE / "ptx" / f"{source.stem}{suffix}.ptx": ptx.encode()}
+        if architecture == "compute_90a":
+            made[HERE / "cubin" / f"{source.stem}.cubin"] = machine_code(ptxas, ptx, *assembled)
+        for target, contents in made.items():
+            if not args.check:
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(contents)
+            elif not target.exists() or target.read_bytes() != contents:
                 print(f"{target.name} is not what {source.name} compiles to: run {pathlib.Path(__file__).name}")
                 failed = True
-        else:
-            target.write_text(ptx)
         if args.assemble:
-            for name, architecture, registers, shared, spilled, frame in assemble(ptxas, target, assembled):
+            for name, architecture, registers, shared, spilled, frame in assemble(ptxas, next(iter(made)), assembled):
                 print(f"{name:40} {architecture:6} {registers:>4} registers {shared:>6} B shared {spilled:>4} B spilled {frame:>4} B stack")
                 failed |= spilled != "0"
     sys.exit(failed)

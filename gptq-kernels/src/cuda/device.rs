@@ -316,10 +316,12 @@ impl Device {
         let module = match loaded.get(&(source.as_ptr() as usize)) {
             Some(&module) => module,
             None => {
-                let image = text(source)?;
-                // SAFETY: a text that ends with a zero, as the driver wants it.
-                let module = unsafe { result::module::load_data(image.as_ptr().cast::<c_void>()) }
-                    .map_err(failing)?;
+                let code = modules::machine_code(name).filter(|_| self.limits().warpgroups);
+                let module = match code.map(load) {
+                    Some(Ok(module)) => module,
+                    // Who does not take machine code gets the text that it is made of.
+                    _ => load(source.as_bytes()).map_err(failing)?,
+                };
                 loaded.insert(source.as_ptr() as usize, module as usize);
                 module as usize
             }
@@ -352,6 +354,15 @@ impl Device {
         lock(&self.kernels).insert(name, kernel);
         Ok(kernel)
     }
+}
+
+/// A module from PTX or machine code.
+fn load(image: &[u8]) -> Result<sys::CUmodule, DriverError> {
+    let mut copy = image.to_vec();
+    copy.push(0);
+    // SAFETY: a text that ends with a zero, or machine code, whose header says how long it is; the
+    // driver has read it on return.
+    unsafe { result::module::load_data(copy.as_ptr().cast::<c_void>()) }
 }
 
 /// Sizes that memory is kept in: four steps for each doubling, so that at most a fifth is wasted

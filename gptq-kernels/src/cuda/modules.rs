@@ -1,4 +1,5 @@
-//! The kernels, as PTX text in the binary: the driver compiles them for the GPU it finds.
+//! The kernels, as PTX text in the binary: the driver compiles them for the GPU it finds. Those for
+//! Hopper alone are there as machine code too, which nothing has to compile.
 
 macro_rules! texts {
     ($($name:literal),*) => {
@@ -56,6 +57,30 @@ const EARLY: &[&str] = texts![
     "rows_early"
 ];
 
+macro_rules! codes {
+    ($($name:literal),*) => {
+        &[$(($name, include_bytes!(concat!("../../cuda/cubin/", $name, ".cubin")))),*]
+    };
+}
+
+/// For compute capability 9.0; names are how those of its kernels begin.
+const HOPPER: &[(&str, &[u8])] = codes![
+    "packed_wgmma_4_sym_f16",
+    "packed_wgmma_4_sym_bf16",
+    "packed_wgmma_4_asym_f16",
+    "packed_wgmma_4_asym_bf16",
+    "packed_wgmma_8_asym_f16",
+    "packed_wgmma_8_asym_bf16"
+];
+
+/// The machine code that has a kernel of this name, on Hopper.
+pub(super) fn machine_code(kernel: &str) -> Option<&'static [u8]> {
+    let found = HOPPER
+        .iter()
+        .find(|(name, _)| kernel.strip_prefix(name).is_some_and(|rest| rest.starts_with('_')));
+    found.map(|&(_, code)| code)
+}
+
 /// The text that has a kernel of this name.
 pub(super) fn source(kernel: &str) -> Option<&'static str> {
     find(TEXTS, kernel)
@@ -86,5 +111,21 @@ mod tests {
             assert_eq!(count(text, "griddepcontrol.launch_dependents"), kernels);
         }
         assert!(TEXTS.iter().all(|text| !text.contains("griddepcontrol")));
+    }
+
+    /// What is in machine code is in a text as well, which other GPUs and tests take.
+    #[test]
+    fn machine_code_has_the_kernels_of_its_text() {
+        for (name, code) in HOPPER {
+            assert!(code.starts_with(b"\x7fELF"), "{name}");
+            for tokens in ["8", "16"] {
+                let kernel = format!("{name}_{tokens}");
+                assert_eq!(machine_code(&kernel), Some(*code));
+                assert!(early(&kernel).is_some(), "{kernel}");
+                let is_named = code.windows(kernel.len()).any(|part| part == kernel.as_bytes());
+                assert!(is_named, "{kernel}");
+            }
+        }
+        assert_eq!(machine_code("packed_matmul_4_sym_f16_8"), None);
     }
 }
