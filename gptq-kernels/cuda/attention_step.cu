@@ -14,7 +14,10 @@ __device__ inline u32 pair_low(u32 a, u32 b) { return __byte_perm(a, b, 0x5410);
 __device__ inline u32 pair_high(u32 a, u32 b) { return __byte_perm(a, b, 0x7632); }
 
 template <class T, u32 DIM> __device__ void attention_step(const Attention& a, const u32* rows) {
-    __shared__ float mixed[WARPS][HEADS][DIM], tops[WARPS][HEADS], masses[WARPS][HEADS];
+    // Channel 64d + 8k + j of a head is at 64d + 8j + k, as products have them side by side.
+    constexpr u32 PITCH = DIM + 8;
+    __shared__ float2 mixed[WARPS][HEADS][PITCH / 2];
+    __shared__ float tops[WARPS][HEADS], masses[WARPS][HEADS];
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4;
     const u32 group = a.heads / a.kv_heads, sets = (group + HEADS - 1) / HEADS;
     const u32 kv = blockIdx.x / sets, share = blockIdx.y;
@@ -97,7 +100,8 @@ template <class T, u32 DIM> __device__ void attention_step(const Attention& a, c
     for (u32 n = 0; n < DIM / 8; n++)
 #pragma unroll
         for (u32 r = 0; r < 4; r++)
-            mixed[warp][g + r / 2 * 8][n / 8 * 64 + (2 * t + r % 2) * 8 + n % 8] = out[n][r];
+            if (r % 2 == 0 && g + r / 2 * 8 < heads)
+                mixed[warp][g + r / 2 * 8][n * 4 + t] = {out[n][r], out[n][r + 1]};
     if (t < 2) {
         tops[warp][g + 8 * t] = t == 0 ? top[0] : top[1];
         masses[warp][g + 8 * t] = t == 0 ? mass[0] : mass[1];
@@ -120,12 +124,13 @@ template <class T, u32 DIM> __device__ void attention_step(const Attention& a, c
     };
     for (u32 i = threadIdx.x; i < heads * DIM; i += WARPS * WARP) {
         const u32 head = i / DIM, channel = i % DIM;
+        const u32 place = channel / 64 * 64 + channel % 8 * 8 + channel / 8 % 8;
         const float highest = top_of(head);
         float all = 0, sum = 0;
         for (u32 w = 0; w < WARPS; w++) {
             const float factor = part(tops[w][head], highest);
             all += masses[w][head] * factor;
-            sum += mixed[w][head][channel] * factor;
+            sum += reinterpret_cast<const float*>(mixed[w][head])[place] * factor;
         }
         if (shares == 1) {
             const float sink = a.sinks ? a.sinks[first_head + head] : -INFINITE;

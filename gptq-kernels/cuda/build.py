@@ -26,7 +26,7 @@ OPTIONS = ["--std=c++17", f"--include-path={HERE}"]
 
 
 # Kernels of one step of generating text. From Hopper on they begin early.
-STEP = "attention attention_step dense draw halves norm packed_matmul packed_matvec pointwise rows".split()
+STEP = "attention attention_step dense draw halves norm packed_matmul packed_matvec packed_sums pointwise rows".split()
 
 
 def targets(source):

@@ -24,7 +24,7 @@ struct Job {
     Linear linears[MOST_LINEARS];
     const u16* x;        // [tokens][k_tiles · 16] halves, zeros where there is no input
     float* partials;     // as the kernel says
-    u32* counters;       // [columns], zero
+    u32* counters;       // [columns], zero, where blocks meet
     u32 tokens;
     u32 k_tiles;         // a multiple of 8
     u32 tiles_per_group;

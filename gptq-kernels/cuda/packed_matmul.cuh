@@ -50,10 +50,6 @@ __device__ void packed_matmul(const Job& job) {
     const u32 first_token = blockIdx.y * 8 * NB;
     const u16* x = job.x + u64(first_token) * job.k_tiles * 16;
     const u32 tokens = min(job.tokens - first_token, 8 * NB);
-    constexpr u32 PART = 16 * NB * WARP * WIDE;
-    // [rows of blocks][blocks][2][PART]
-    float* partials = job.partials + u64(blockIdx.y) * gridDim.x * 2 * PART;
-    u32* counters = job.counters + blockIdx.y * stages.columns();
 
     auto weights = [&](const Place& at, u32 slot) {
         fetch_weights<BITS, ASYM, WIDE>(stages, at, shared_address(shared) + slot * S::BYTES + S::X);
@@ -113,66 +109,29 @@ __device__ void packed_matmul(const Job& job) {
         }
     };
 
-    // Warps of one column add up, sixteen outputs at a time; the first of them keeps the sum.
-    auto reduce = [&] {
+    // Warps of one column add up, sixteen outputs at a time, and the first of them leaves the sum.
+    auto finish = [&](const Place& at) {
+        using Of = Sums<NB, WIDE>;
         float* others = reinterpret_cast<float*>(shared + STAGES * S::BYTES) + wide * WARP + lane;
+        float* part = Of::part(stages, blockIdx.y, blockIdx.x, at.column) + Of::place(0, wide, lane);
+        const int left = tokens - Of::token(0, lane);
 #pragma unroll
-        for (u32 i = 0; i < 4; i++) {
+        for (u32 q = 0; q < 4; q++) {
             __syncthreads();
             if (deep > 0)
 #pragma unroll
                 for (u32 r = 0; r < 4 * NB; r++)
-                    others[((deep - 1) * 4 * NB + r) * WARP * WIDE] = sums[i][r / 4][r % 4];
+                    others[((deep - 1) * 4 * NB + r) * WARP * WIDE] = sums[q][r / 4][r % 4];
             __syncthreads();
             if (deep == 0)
-                for (u32 other = 1; other < DEEP; other++)
 #pragma unroll
-                    for (u32 r = 0; r < 4 * NB; r++)
-                        sums[i][r / 4][r % 4] += others[((other - 1) * 4 * NB + r) * WARP * WIDE];
-        }
-    };
-
-    // Whose number i of a thread's sums is, by sixteen outputs, eight tokens, and the four of a lane.
-    auto token_of = [&](u32 i) { return i / 4 % NB * 8 + lane % 4 * 2 + i % 2; };
-    auto write = [&](const Place& at, u32 i, float sum) {
-        const u32 tile = place_in(job, at.linear, at.column) * WIDE + wide;
-        const u32 output = tile * 64 + lane / 4 + i / (4 * NB) * 16 + i % 4 / 2 * 8;
-        write_sum(job.linears[at.linear], first_token + token_of(i), output, sum);
-    };
-    auto part_of = [&](u32 block, u32 column) {
-        return stages.part_of(partials, block, column, PART) + wide * WARP + lane;
-    };
-
-    auto finish = [&](const Place& at) {
-        reduce();
-        const u32 column = at.column;
-        const u32 first = stages.owner(column * stages.many);
-        const u32 last = stages.owner(column * stages.many + stages.many - 1);
-        if (deep == 0) {
-            float* part = part_of(blockIdx.x, column);
-#pragma unroll
-            for (u32 i = 0; i < 16 * NB; i++)
-                if (token_of(i) < tokens)
-                    part[i * WARP * WIDE] = sums[i / (4 * NB)][i / 4 % NB][i % 4];
-        }
-        if (last_of(counters + column, last - first + 1)) {
-            // Warps that had shares of the depth share the sums now.
-            for (u32 i = deep; i < 16 * NB; i += DEEP) {
-                if (token_of(i) >= tokens) continue;
-                float sum = 0;
-                for (u32 block = first; block <= last; block += 4) {
-                    // Four on their way at a time, added in their order.
-                    float parts[4];
-#pragma unroll
-                    for (u32 q = 0; q < 4; q++)
-                        parts[q] = block + q <= last
-                                       ? load_fresh(part_of(block + q, column) + i * WARP * WIDE)
-                                       : 0.0f;
-#pragma unroll
-                    for (u32 q = 0; q < 4; q++) sum += parts[q];
+                for (u32 r = 0; r < 4 * NB; r++) {
+                    const u32 i = q * 4 * NB + r;
+                    float sum = sums[q][r / 4][r % 4];
+                    for (u32 other = 1; other < DEEP; other++)
+                        sum += others[((other - 1) * 4 * NB + r) * WARP * WIDE];
+                    if (int(Of::token(i, 0)) < left) part[Of::place(i, 0, 0)] = sum;
                 }
-                write(at, i, sum);
-            }
         }
         clear();
     };

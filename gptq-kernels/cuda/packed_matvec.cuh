@@ -66,7 +66,7 @@ template <u32 BITS, bool ASYM, class T, bool WHOLE> __device__ void packed_matve
 
     // Weights are on their way while those who write x end: as many as registers hold, and some more,
     // so that memory has something to do until x is here.
-    constexpr u32 STAGE_BYTES = 8 * WARP * BITS * 4, MORE = 16;
+    constexpr u32 STAGE_BYTES = 8 * WARP * BITS * 4, MORE = (128 << 10) / STAGE_BYTES;
     const u32 first = begin + WARPS;
     if (threadIdx.x == 0 && first < end && linear.k_step == 1)
         prefetch(tile_at<BITS>(linear, n, first * 8), min(end - first, MORE) * STAGE_BYTES);

@@ -12,19 +12,6 @@
 #include "stages.cuh"
 #include "wgmma.cuh"
 
-// Whether `others` blocks came to the counter already, so that no one waits for what this block has.
-// What they wrote is visible then, and the counter left at zero.
-__device__ inline bool all_came(u32* counter, u32 others) {
-    __shared__ bool came;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        came = load_acquire(counter) == others;
-        if (came) *counter = 0;
-    }
-    __syncthreads();
-    return came;
-}
-
 template <u32 BITS, bool ASYM, class T, u32 NB, u32 STAGES>
 __device__ void packed_wgmma(const Job& job) {
     constexpr u32 WIDE = 4, WORDS = BITS / 2;
@@ -42,10 +29,6 @@ __device__ void packed_wgmma(const Job& job) {
     const u32 first_token = blockIdx.y * 8 * NB;
     const u16* x = job.x + u64(first_token) * job.k_tiles * 16;
     const u32 tokens = min(job.tokens - first_token, 8 * NB);
-    constexpr u32 PART = 8 * NB * THREADS;
-    // [rows of blocks][blocks][2][PART]
-    float* partials = job.partials + u64(blockIdx.y) * gridDim.x * 2 * PART;
-    u32* counters = job.counters + blockIdx.y * stages.columns();
 
     auto weights = [&](const Place& at, u32 slot) {
         fetch_weights<BITS, ASYM, WIDE>(stages, at, ring + slot * BYTES + 2 * HALF);
@@ -96,60 +79,16 @@ __device__ void packed_wgmma(const Job& job) {
         }
     };
 
-    // Of a thread's sums, those of sixteen outputs and of 32 tokens at a time: two outputs and two
-    // tokens for each eight of tokens.
-    constexpr u32 RUN = 16;
-    const u32 token = lane % 4 * 2;
-    auto is_there = [&](u32 i) { return i / 4 % NB * 8 + token + i % 2 < tokens; };
-    auto write = [&](const Linear& linear, u32 output, u32 run, const float (&sum)[RUN]) {
-        float* out = linear.out + u64(first_token + run / 4 % NB * 8 + token) * linear.outputs + output;
-        float bias[2];
-#pragma unroll
-        for (u32 r = 0; r < 2; r++)
-            bias[r] = linear.bias && output + 8 * r < linear.outputs ? linear.bias[output + 8 * r] : 0.0f;
-#pragma unroll
-        for (u32 q = 0; q < RUN; q++) {
-            const bool mine = is_there(run + q) && output + q % 4 / 2 * 8 < linear.outputs;
-            if (mine) out[q % 2 * linear.outputs + q % 4 / 2 * 8] = sum[q] * linear.rescale + bias[q % 4 / 2];
-            if (q % 4 == 3) out += 8 * linear.outputs;
-        }
-    };
-    auto part_of = [&](u32 block, u32 column) {
-        return stages.part_of(partials, block, column, PART) + threadIdx.x;
-    };
-
     auto finish = [&](const Place& at) {
         wait_for_products<0>();
-        const u32 column = at.column;
-        const u32 first = stages.owner(column * stages.many);
-        const u32 last = stages.owner(column * stages.many + stages.many - 1);
-        bool sums_up = all_came(counters + column, last - first);
-        if (!sums_up) {
-            float* part = part_of(blockIdx.x, column);
+        using Of = Sums<NB, WIDE>;
+        const u32 first = half * 8 * NB;
+        const int left = tokens - Of::token(0, lane);
+        float* part = Of::part(stages, blockIdx.y, blockIdx.x, at.column) + Of::place(first, wide, lane);
 #pragma unroll
-            for (u32 i = 0; i < 8 * NB; i++)
-                if (is_there(i)) part[i * THREADS] = sums[i / (4 * NB)][i / 4 % NB][i % 4];
-            sums_up = last_of(counters + column, last - first + 1);
-        }
-        if (!sums_up) return;
-        const Linear& linear = job.linears[at.linear];
-        const u32 tile = place_in(job, at.linear, column) * WIDE + wide;
-        const u32 output = tile * 64 + half * 32 + lane / 4;
-#pragma unroll
-        for (u32 run = 0; run < 8 * NB; run += RUN) {
-            float sum[RUN] = {};
-            for (u32 block = first; block <= last; block++) {
-                const float* part = part_of(block, column) + run * THREADS;
-#pragma unroll
-                for (u32 q = 0; q < RUN; q++) {
-                    // What this block has is added where it belongs in the order of the blocks.
-                    float other = 0;
-                    if (block != blockIdx.x && is_there(run + q)) other = load_fresh(part + q * THREADS);
-                    sum[q] += block != blockIdx.x ? other : sums[run / (4 * NB)][run / 4 % NB + q / 4][q % 4];
-                }
-            }
-            write(linear, output + run / (4 * NB) * 16, run, sum);
-        }
+        for (u32 i = 0; i < 8 * NB; i++)
+            if (int(Of::token(i, 0)) < left)
+                part[Of::place(i, 0, 0)] = sums[i / (4 * NB)][i / 4 % NB][i % 4];
     };
 
     for_each_stage<STAGES, STAGES - 2>(

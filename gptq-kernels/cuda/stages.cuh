@@ -1,6 +1,8 @@
 // How a product's work is cut: a stage is 128 inputs of one column of tiles. All stages of all
 // columns, one after the other, go to blocks in equal shares, so that every multiprocessor reads as
-// much as any other; where a column is cut, blocks meet and its parts are added in a fixed order.
+// much as any other. So most columns are cut: blocks leave their parts of the sums in memory, and
+// packed_sums.cu adds them, in the order of the blocks. The last block of a column would take as long for
+// that as all of them for the product.
 #pragma once
 
 #include "job.cuh"
@@ -57,11 +59,23 @@ struct Stages {
         u32 larger = job.rest * (job.share + 1);
         return unit < larger ? unit / (job.share + 1) : job.rest + (unit - larger) / job.share;
     }
-    // Where a block writes its part of a column, of so many numbers. It has at most one column that
-    // it does not begin, its first, and one that it does not end, its last.
-    __device__ float* part_of(float* partials, u32 block, u32 column, u32 numbers) const {
-        bool begins = begin_of(job, block) <= column * many;
-        return partials + (u64(block) * 2 + begins) * numbers;
+    __device__ u32 blocks() const { return (columns() * many - job.rest) / job.share; }
+    __device__ u32 first_owner(u32 column) const { return owner(column * many); }
+    __device__ u32 last_owner(u32 column) const { return owner(column * many + many - 1); }
+};
+
+// A column's sums, for 8 · NB tokens: number i of a lane, of 16 · NB, in the order of products.
+template <u32 NB, u32 WIDE> struct Sums {
+    static constexpr u32 COUNT = 16 * NB * WARP * WIDE;
+
+    static __device__ u32 place(u32 i, u32 wide, u32 lane) { return (i * WIDE + wide) * WARP + lane; }
+    static __device__ u32 token(u32 i, u32 lane) { return i / 4 % NB * 8 + lane % 4 * 2 + i % 2; }
+    static __device__ u32 output(u32 i, u32 lane) { return i / (4 * NB) * 16 + i % 4 / 2 * 8 + lane / 4; }
+
+    // Where a block leaves its part of a column: with each step along the stages, it is the next block
+    // or the next column or neither. [rows of blocks][blocks + columns][COUNT]
+    static __device__ float* part(const Stages& stages, u32 row, u32 block, u32 column) {
+        return stages.job.partials + (u64(row) * (stages.blocks() + stages.columns()) + block + column) * COUNT;
     }
 };
 

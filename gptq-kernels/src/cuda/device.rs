@@ -168,7 +168,7 @@ impl Device {
     pub(super) fn limits(&self) -> Limits {
         Limits {
             shared: self.shared,
-            warpgroups: self.chosen_for == HOPPER,
+            warpgroups: self.capability == HOPPER && self.chosen_for == HOPPER,
             early: self.chosen_for >= HOPPER,
         }
     }

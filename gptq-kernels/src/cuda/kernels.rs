@@ -94,6 +94,16 @@ impl Shape {
         (stages * (8 * eights * row + weights) + other) as u32
     }
 
+    /// The kernel that adds what its blocks have.
+    pub(super) fn sums(self) -> &'static str {
+        match self.eights {
+            1 => "packed_sums_1",
+            2 => "packed_sums_2",
+            8 => "packed_sums_8",
+            _ => "packed_sums_16",
+        }
+    }
+
     pub(super) fn kernel(self, codes: Codes) -> &'static str {
         match (self.warpgroups, self.eights) {
             (true, 8) => name!("packed_wgmma", codes, "8"),
@@ -187,6 +197,7 @@ mod tests {
                             "{kernel}"
                         );
                         assert!(shape.shared(codes) + OWN <= shared, "{kernel}");
+                        assert!(modules::source(shape.sums()).is_some(), "{}", shape.sums());
                     }
                 }
                 for name in [matvec_name(codes, true), matvec_name(codes, false)] {

@@ -26,6 +26,7 @@ const TEXTS: &[&str] = texts![
     "packed_matvec_3",
     "packed_matvec_4",
     "packed_matvec_8",
+    "packed_sums",
     "pointwise",
     "rows"
 ];
@@ -47,6 +48,7 @@ const EARLY: &[&str] = texts![
     "packed_matvec_3_early",
     "packed_matvec_4_early",
     "packed_matvec_8_early",
+    "packed_sums_early",
     "packed_wgmma_4_sym_f16",
     "packed_wgmma_4_sym_bf16",
     "packed_wgmma_4_asym_f16",

@@ -22,9 +22,17 @@ struct Cut {
     /// Stages that are divided among how many blocks.
     stages: [usize; 2],
     shared: u32,
-    /// Words for what blocks add up, and counters for where they meet.
+    /// Words for the parts of sums that blocks have.
     partials: usize,
-    counters: usize,
+    /// Who adds them up.
+    sums: Sums,
+}
+
+enum Sums {
+    /// The last block of each column, by so many counters.
+    Last { counters: usize },
+    /// A kernel of its own.
+    After { kernel: &'static str, grid: [usize; 3] },
 }
 
 impl CudaBackend {
@@ -65,16 +73,26 @@ impl CudaBackend {
         };
         let [stages, blocks] = cut.stages;
         let partials = self.device.words(cut.partials)?;
+        let counters = match cut.sums {
+            Sums::Last { counters } => self.device.counters(counters)?,
+            Sums::After { .. } => 0,
+        };
         words.extend([
             halved.at,
             partials.at,
-            self.device.counters(cut.counters)?,
+            counters,
             pair(tokens as u32, first.k_tiles as u32),
             pair(first.tiles_per_group as u32, first.groups as u32),
             pair((stages / blocks) as u32, (stages % blocks) as u32),
         ]);
         let grid = [cut.grid[0] as u32, cut.grid[1] as u32, 1];
-        self.launch(cut.kernel, grid, THREADS, cut.shared, &[Struct(&words)])
+        self.launch(cut.kernel, grid, THREADS, cut.shared, &[Struct(&words)])?;
+        match cut.sums {
+            Sums::Last { .. } => Ok(()),
+            Sums::After { kernel, grid } => {
+                self.launch(kernel, grid.map(|n| n as u32), THREADS, 0, &[Struct(&words)])
+            }
+        }
     }
 
     /// Equal shares of all stages for as many blocks as run at a time.
@@ -91,15 +109,19 @@ impl CudaBackend {
         let fit = self.device.blocks_together(kernel, THREADS, shared)?.min(shape.blocks);
         let room = self.device.multiprocessors as usize * fit;
         let units = columns * first.k_tiles / STAGE;
-        let blocks = room.div_ceil(rows).clamp(1, units.max(1));
+        // No more than run at a time, or the last few would run alone.
+        let blocks = (room / rows).clamp(1, units.max(1));
         let part = 16 * shape.eights * 32 * shape.wide;
         Ok(Cut {
             kernel,
             grid: [blocks, rows],
             stages: [units, blocks],
             shared,
-            partials: rows * blocks * 2 * part,
-            counters: rows * columns,
+            partials: rows * (blocks + columns) * part,
+            sums: Sums::After {
+                kernel: shape.sums(),
+                grid: [part / THREADS as usize, columns, rows],
+            },
         })
     }
 
@@ -115,7 +137,7 @@ impl CudaBackend {
             stages: [stages, parts],
             shared: kernels::matvec_shared(tokens, stages.div_ceil(parts)),
             partials: columns * parts * FEW * WIDE,
-            counters: columns,
+            sums: Sums::Last { counters: columns },
         }
     }
 }
