@@ -51,8 +51,11 @@ __device__ void packed_matmul(const Job& job) {
     const u16* x = job.x + u64(first_token) * job.k_tiles * 16;
     const u32 tokens = min(job.tokens - first_token, 8 * NB);
 
-    auto weights = [&](const Place& at, u32 slot) {
-        fetch_weights<BITS, ASYM, WIDE>(stages, at, shared_address(shared) + slot * S::BYTES + S::X);
+    auto codes = [&](const Place& at, u32 slot) {
+        fetch_codes<BITS, WIDE>(stages, at, shared_address(shared) + slot * S::BYTES + S::X);
+    };
+    auto grids = [&](const Place& at, u32 slot) {
+        fetch_grids<ASYM, WIDE>(stages, at, shared_address(shared) + slot * S::BYTES + S::X + S::CODES);
     };
     const TokenPlace place(job, x);
     const u32 own = shared_address(shared) + place.row * PITCH + place.chunk * 16;
@@ -73,7 +76,7 @@ __device__ void packed_matmul(const Job& job) {
 
     auto multiply = [&](const Place& at, u32 slot) {
         const u32 base = shared_address(shared) + slot * S::BYTES;
-        const u32 codes = base + S::X + wide * 8 * 128 * BITS;
+        const u32 own_codes = base + S::X + wide * 8 * 128 * BITS;
         const u32 scales = base + S::X + S::CODES + (wide * 8 + lane / 4) * 16;
         const u32 tokens_of = base + lane % 8 * PITCH + lane / 8 % 2 * 16;
         const bool one_group = stages.is_of_one_group(at);
@@ -89,7 +92,7 @@ __device__ void packed_matmul(const Job& job) {
                 grid.set(s, z);
             }
             u32 words[BITS];
-            load_words<BITS>(words, codes + depth * 128 * BITS, lane);
+            load_words<BITS>(words, own_codes + depth * 128 * BITS, lane);
             u32 weights[4][4];
 #pragma unroll
             for (u32 q = 0; q < 4; q++) {
@@ -137,10 +140,10 @@ __device__ void packed_matmul(const Job& job) {
     };
 
     for_each_stage<STAGES, STAGES - 1>(
-        stages, weights, give_tokens, [] {},
-        [&](const Place& at, u32 slot, bool, bool last) {
+        stages, grids, codes, give_tokens, [] {}, [](const Place&, u32, bool) {},
+        [&](const Place& at, u32 slot, bool ends) {
             multiply(at, slot);
-            if (last) finish(at);
+            if (ends) finish(at);
         });
 }
 

@@ -30,8 +30,11 @@ __device__ void packed_wgmma(const Job& job) {
     const u16* x = job.x + u64(first_token) * job.k_tiles * 16;
     const u32 tokens = min(job.tokens - first_token, 8 * NB);
 
-    auto weights = [&](const Place& at, u32 slot) {
-        fetch_weights<BITS, ASYM, WIDE>(stages, at, ring + slot * BYTES + 2 * HALF);
+    auto codes = [&](const Place& at, u32 slot) {
+        fetch_codes<BITS, WIDE>(stages, at, ring + slot * BYTES + 2 * HALF);
+    };
+    auto grids = [&](const Place& at, u32 slot) {
+        fetch_grids<ASYM, WIDE>(stages, at, ring + slot * BYTES + 2 * HALF + WIDE * 8 * 128 * BITS);
     };
     // Rows of 128 bytes as products want them; that holds for each eighth row alike.
     const TokenPlace place(job, x);
@@ -43,40 +46,38 @@ __device__ void packed_wgmma(const Job& job) {
     // Sixteen outputs of each tile, and the next sixteen.
     float sums[2][NB][4] = {};
 
-    auto multiply = [&](const Place& at, u32 slot, bool anew) {
+    Grid<BITS, ASYM, T, 4> grid;
+    u32 words[WORDS];
+    // The products of one depth of a stage. Its words were loaded at the depth before, but for the
+    // first, so that nothing has to be waited for behind the products.
+    auto multiply = [&](const Place& at, u32 slot, u32 depth, bool anew) {
         const u32 base = ring + slot * BYTES;
-        const u32 codes = base + 2 * HALF + wide * 8 * 128 * BITS + 4 * word_at<BITS>(half * WORDS, lane);
+        const u32 own_codes = base + 2 * HALF + wide * 8 * 128 * BITS + 4 * word_at<BITS>(half * WORDS, lane);
         const u32 scales = base + 2 * HALF + WIDE * 8 * 128 * BITS + (wide * 8 + lane / 4) * 16 + half * 8;
-        const bool one_group = stages.is_of_one_group(at);
-        const Rows x_rows(base);
-        Grid<BITS, ASYM, T, 4> grid;
-#pragma unroll
-        for (u32 depth = 0; depth < 8; depth++) {
-            if (depth == 0 || !one_group) {
-                const u32 from = scales + stages.row_of(at, depth) * WIDE * 128;
-                u32 s[2], z[2] = {};
-                load_shared(s, from);
-                if (ASYM) load_shared(z, from + 8 * WIDE * 128);
-                grid.set(s, z);
-            }
-            u32 words[WORDS];
-            load_shared(words, codes + depth * 128 * BITS);
-            u32 weights[2][4];
-#pragma unroll
-            for (u32 i = 0; i < 2; i++) {
-                weights[i][0] = grid.weight(words, 4 * i);
-                weights[i][2] = grid.weight(words, 4 * i + 1);
-                weights[i][1] = grid.weight(words, 4 * i + 2);
-                weights[i][3] = grid.weight(words, 4 * i + 3);
-            }
-            const u64 rows = x_rows.after(depth / 4 * HALF + depth % 4 * 32);
-            begin_products();
-#pragma unroll
-            for (u32 i = 0; i < 2; i++) Products<T, NB>::add(sums[i], weights[i], rows, anew && depth == 0);
-            commit_products();
-            // The registers of the weights before these are free.
-            wait_for_products<1>();
+        if (depth == 0 || !stages.is_of_one_group(at)) {
+            const u32 from = scales + stages.row_of(at, depth) * WIDE * 128;
+            u32 s[2], z[2] = {};
+            load_shared(s, from);
+            if (ASYM) load_shared(z, from + 8 * WIDE * 128);
+            grid.set(s, z);
         }
+        if (depth == 0) load_shared(words, own_codes);
+        u32 weights[2][4];
+#pragma unroll
+        for (u32 i = 0; i < 2; i++) {
+            weights[i][0] = grid.weight(words, 4 * i);
+            weights[i][2] = grid.weight(words, 4 * i + 1);
+            weights[i][1] = grid.weight(words, 4 * i + 2);
+            weights[i][3] = grid.weight(words, 4 * i + 3);
+        }
+        const u64 rows = Rows(base).after(depth / 4 * HALF + depth % 4 * 32);
+        begin_products();
+#pragma unroll
+        for (u32 i = 0; i < 2; i++) Products<T, NB>::add(sums[i], weights[i], rows, anew && depth == 0);
+        commit_products();
+        if (depth < 7) load_shared(words, own_codes + (depth + 1) * 128 * BITS);
+        // The registers of the weights before these are free.
+        wait_for_products<1>();
     };
 
     auto finish = [&](const Place& at) {
@@ -92,10 +93,12 @@ __device__ void packed_wgmma(const Job& job) {
     };
 
     for_each_stage<STAGES, STAGES - 2>(
-        stages, weights, give_tokens, [] { show_to_products(); },
-        [&](const Place& at, u32 slot, bool first, bool last) {
-            multiply(at, slot, first);
-            if (last) finish(at);
+        stages, grids, codes, give_tokens, [] { show_to_products(); },
+        [&](const Place& at, u32 slot, bool begins) { multiply(at, slot, 0, begins); },
+        [&](const Place& at, u32 slot, bool ends) {
+#pragma unroll
+            for (u32 depth = 1; depth < 8; depth++) multiply(at, slot, depth, false);
+            if (ends) finish(at);
         });
     wait_for_products<0>();
 }

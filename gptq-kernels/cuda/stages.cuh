@@ -112,26 +112,30 @@ __device__ void fetch_tokens(const Job& job, const TokenPlace& place, u32 stage,
     }
 }
 
-// Codes of a stage come to shared memory, [WIDE][8 tiles][32 · BITS words], behind them scales,
-// [8][WIDE][64] halves with a row for each group, and zeros. Where no tile is, zeros come.
-template <u32 BITS, bool ASYM, u32 WIDE>
-__device__ void fetch_weights(const Stages& stages, const Place& at, u32 to) {
-    const Job& job = stages.job;
-    const Linear& linear = job.linears[at.linear];
-    const u32 first_n = place_in(job, at.linear, at.column) * WIDE;
+// Codes of a stage come to shared memory, [WIDE][8 tiles][32 · BITS words]. Where no tile is, zeros come.
+template <u32 BITS, u32 WIDE>
+__device__ void fetch_codes(const Stages& stages, const Place& at, u32 to) {
+    const Linear& linear = stages.job.linears[at.linear];
+    const u32 first_n = place_in(stages.job, at.linear, at.column) * WIDE;
     constexpr u32 COLUMN = 64 * BITS; // chunks of one column of a stage
     each_of<WIDE * COLUMN>([&](u32 i) {
         u32 n = first_n + i / COLUMN, tile = i % COLUMN / (8 * BITS), chunk = i % (8 * BITS);
         const u32* from = tile_at<BITS>(linear, n, at.stage * 8 + tile) + chunk * 4;
         copy_async(to + i * 16, from, n < linear.n_tiles);
     });
-    const u32 scales = to + WIDE * COLUMN * 16, zeros = scales + 8 * WIDE * 128;
+}
+// Scales, [8][WIDE][64] halves with a row for each group, and zeros behind them.
+template <bool ASYM, u32 WIDE>
+__device__ void fetch_grids(const Stages& stages, const Place& at, u32 to) {
+    const Job& job = stages.job;
+    const Linear& linear = job.linears[at.linear];
+    const u32 first_n = place_in(job, at.linear, at.column) * WIDE;
     const u32 first = min(at.group, job.groups - 1), rows = stages.row_of(at, 7) + 1;
     for (u32 i = threadIdx.x; i < rows * WIDE * 8; i += THREADS) {
         u32 row = i / (WIDE * 8), n = first_n + i / 8 % WIDE;
         u64 from = (u64(first + row) * linear.n_tiles + n) * 64 + i % 8 * 8;
-        copy_async(scales + i * 16, linear.scales + from, n < linear.n_tiles);
-        if (ASYM) copy_async(zeros + i * 16, linear.zeros + from, n < linear.n_tiles);
+        copy_async(to + i * 16, linear.scales + from, n < linear.n_tiles);
+        if (ASYM) copy_async(to + 8 * WIDE * 128 + i * 16, linear.zeros + from, n < linear.n_tiles);
     }
 }
 template <u32 BITS, bool ASYM, u32 WIDE>
@@ -140,43 +144,52 @@ constexpr u32 WEIGHT_BYTES = WIDE * 8 * 128 * BITS + (ASYM ? 2 : 1) * 8 * WIDE *
 // All stages of this block, one after the other, each in a slot of a ring in shared memory. Their
 // copies are begun `AHEAD` stages before; those of the first weights before the kernels that write x
 // have ended. When a slot is filled again, all warps have begun to multiply the stage `STAGES` −
-// `AHEAD` behind the one that it had. `arrived` runs in every thread when its copies are there, and
-// `multiply` when all are; it is told where a column begins and ends for this block.
-template <u32 STAGES, u32 AHEAD, class Weights, class Tokens, class Arrived, class Multiply>
-__device__ void for_each_stage(const Stages& stages, Weights weights, Tokens tokens, Arrived arrived,
-                               Multiply multiply) {
+// `AHEAD` behind the one that it had. `arrived` runs in every thread when its copies are there; when
+// all are, `first` begins to multiply, most of the new copies are begun, and `multiply` goes on. They
+// are told whether the column begins there for this block, and whether it ends.
+template <u32 STAGES, u32 AHEAD, class Grids, class Codes, class Tokens, class Arrived, class First,
+          class Multiply>
+__device__ void for_each_stage(const Stages& stages, Grids grids, Codes codes, Tokens tokens,
+                               Arrived arrived, First first, Multiply multiply) {
     const u32 begin = begin_of(stages.job, blockIdx.x);
     const u32 units = begin_of(stages.job, blockIdx.x + 1) - begin;
     Place now = stages.place_of(begin), next = now;
-    u32 stage = now.stage, slot = 0, free = 0, given = 0;
+    u32 stage = now.stage, slot = 0, free = 0;
     auto turn = [](u32& slot) { slot = slot + 1 == STAGES ? 0 : slot + 1; };
-    for (u32 i = 0, t = 0; i < units + AHEAD; i++) {
-        if (i >= AHEAD) {
-            wait_for_copies<AHEAD - 1>();
-            arrived();
-            __syncthreads();
-        }
+    auto turn_stage = [&] { stage = stage + 1 == stages.many ? 0 : stage + 1; };
+    for (u32 i = 0; i < AHEAD && i < units; i++) {
+        grids(next, i);
+        codes(next, i);
+        stages.advance(next);
+        turn(free);
+    }
+    wait_for_those_before();
+    for (u32 i = 0; i < AHEAD; i++) {
         if (i < units) {
-            weights(next, free);
+            tokens(stage, i);
+            turn_stage();
+        }
+        commit_copies();
+    }
+    for (u32 unit = 0; unit < units; unit++) {
+        wait_for_copies<AHEAD - 1>();
+        arrived();
+        __syncthreads();
+        const bool more = unit + AHEAD < units;
+        if (more) grids(next, free);
+        first(now, slot, now.stage == 0 || unit == 0);
+        if (more) {
+            codes(next, free);
+            tokens(stage, free);
+        }
+        commit_copies();
+        multiply(now, slot, now.stage == stages.many - 1 || unit + 1 == units);
+        if (more) {
             stages.advance(next);
+            turn_stage();
             turn(free);
         }
-        if (i + 1 == AHEAD) wait_for_those_before();
-        // The first tokens come all together, once someone has written them.
-        for (; i + 1 >= AHEAD && t <= i; t++) {
-            if (t < units) {
-                tokens(stage, given);
-                stage = stage + 1 == stages.many ? 0 : stage + 1;
-                turn(given);
-            }
-            commit_copies();
-        }
-        if (i >= AHEAD) {
-            const u32 unit = i - AHEAD;
-            multiply(now, slot, now.stage == 0 || unit == 0,
-                     now.stage == stages.many - 1 || unit + 1 == units);
-            stages.advance(now);
-            turn(slot);
-        }
+        stages.advance(now);
+        turn(slot);
     }
 }

@@ -10,6 +10,7 @@
 //! | prepared linears     | `packed_matmul_*`             | `cuda/packed_matmul.cuh`          |
 //! | for one token or two | `packed_matvec_*`             | `cuda/packed_matvec.cuh`          |
 //! | 17 and more, Hopper  | `packed_wgmma_*`              | `cuda/packed_wgmma.cuh`           |
+//! | sums of their parts  | `packed_sums_*`               | `cuda/packed_sums.cu`             |
 //! | for very many tokens | `dequantize_*`, then cuBLAS   | `cuda/dequantize.cu`              |
 //! | dense linears        | `dense_matvec_*`, `matmul`    | `cuda/dense.cu`                   |
 //! | attention            | `attention_*`                 | `cuda/attention.cu`               |
