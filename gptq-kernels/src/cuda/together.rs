@@ -5,7 +5,7 @@ use gptq_core::Error;
 use super::{
     CudaBackend, CudaTensor,
     kernels::{self, FEW, Shape},
-    layout::{STAGE, WIDE},
+    layout::{DEEP, STAGE, WIDE},
     packed::{CudaPacked, Halved, Packed},
     tape::{Argument::Struct, pair},
 };
@@ -14,6 +14,9 @@ use super::{
 pub(super) const MOST_LINEARS: usize = 4;
 
 const THREADS: u32 = 256;
+
+/// Tokens of one launch at most: more would take much memory for the parts of their sums.
+const MOST_TOKENS: usize = 512;
 
 /// How a launch is cut.
 struct Cut {
@@ -43,11 +46,21 @@ impl CudaBackend {
         layers: &[(&CudaPacked, &Packed)],
         outs: &[&CudaTensor],
     ) -> Result<(), Error> {
-        let (_, first) = layers[0];
         let tokens = outs[0].rows;
-        if tokens == 0 {
-            return Ok(());
-        }
+        (0..tokens).step_by(MOST_TOKENS).try_for_each(|first_token| {
+            let many = MOST_TOKENS.min(tokens - first_token);
+            self.some_together(halved, layers, outs, (first_token, many))
+        })
+    }
+
+    fn some_together(
+        &self,
+        halved: &Halved,
+        layers: &[(&CudaPacked, &Packed)],
+        outs: &[&CudaTensor],
+        (first_token, tokens): (usize, usize),
+    ) -> Result<(), Error> {
+        let (_, first) = layers[0];
         let shape = Shape::for_tokens(tokens, first.codes(), self.device.limits());
         let wide = if tokens <= FEW { 1 } else { shape.wide };
         let mut words = Vec::with_capacity(8 * MOST_LINEARS + 6);
@@ -60,7 +73,7 @@ impl CudaBackend {
                 packed.scales.at,
                 packed.zeros.as_ref().map_or(0, |zeros| zeros.at),
                 layer.bias.as_ref().map_or(0, |bias| bias.buffer.at),
-                out.buffer.at,
+                out.buffer.at + (first_token * layer.outputs * 4) as u64,
                 pair(layer.outputs as u32, n_tiles as u32),
                 pair(columns as u32, packed.unit.to_bits()),
                 pair(packed.steps[0], packed.steps[1]),
@@ -78,7 +91,7 @@ impl CudaBackend {
             Sums::After { .. } => 0,
         };
         words.extend([
-            halved.at,
+            halved.at + (first_token * first.k_tiles * DEEP * 2) as u64,
             partials.at,
             counters,
             pair(tokens as u32, first.k_tiles as u32),

@@ -235,6 +235,14 @@ fn words_of_marlin() {
     }
 }
 
+/// More than one launch takes, and a last token alone.
+#[test]
+fn very_many_tokens() {
+    let matrices = [(70, 1), (33, 2)]
+        .map(|(outs, seed)| layer(Bits::B4, (outs, 128, 32), (false, false), seed));
+    check(&gpu(), Half::F16, &values(1025, 128, 3), &matrices);
+}
+
 /// Kernels for older GPUs run on newer ones, and say so.
 #[test]
 fn kernels_for_older_gpus() {
