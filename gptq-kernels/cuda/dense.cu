@@ -8,9 +8,14 @@ constexpr u32 TOKENS = 8;
 template <class T>
 __device__ void dense_matvec(const u32* x, const u32* w, const float* bias, float* out, u32 tokens,
                              u32 outputs, u32 k) {
-    begin();
-    const u32 lane = threadIdx.x % WARP;
-    const u32 n = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
+    let_next_begin();
+    const u32 lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
+    const u32 n = blockIdx.x * warps + threadIdx.x / WARP;
+    // The weights of a block are on their way while those who write x end.
+    constexpr u32 MOST = 256 << 10;
+    if (threadIdx.x == 0 && blockIdx.y == 0)
+        prefetch(w + u64(n) * (k / 2), min(min(warps, outputs - n) * k * 2, MOST));
+    wait_for_those_before();
     const u32 first = blockIdx.y * TOKENS, many = min(tokens - first, TOKENS);
     if (n >= outputs) return;
     float sums[TOKENS] = {};
