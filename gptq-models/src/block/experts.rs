@@ -33,6 +33,13 @@ pub(crate) struct Route {
     pub(crate) sent: usize,
 }
 
+impl Route {
+    /// Whether the expert reads the stage's input as it is.
+    fn takes_all(&self, tokens: usize) -> bool {
+        self.inputs.is_none() && self.rows.iter().copied().eq(0..tokens as u32)
+    }
+}
+
 /// What experts hold between their two stages.
 pub(crate) struct Routed<T> {
     pub(crate) routes: Vec<Route>,
@@ -79,9 +86,12 @@ impl<B: PackedBackend> Interpreter<'_, B> {
                     },
                     None => self.route(router, weights, input)?,
                 };
+                let tokens = backend.dim(input).0;
                 for (route, linears) in routed.routes.iter().zip(&weights.experts) {
                     let outputs = if route.rows.is_empty() {
                         Vec::new()
+                    } else if route.takes_all(tokens) {
+                        Linear::apply_all(linears, backend, input)?
                     } else {
                         Linear::apply_all(linears, backend, &self.rows(route, input)?)?
                     };
