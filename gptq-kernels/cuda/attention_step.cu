@@ -99,8 +99,8 @@ template <class T, u32 DIM> __device__ void attention_step(const Attention& a, c
 #pragma unroll
     for (u32 n = 0; n < DIM / 8; n++)
 #pragma unroll
-        for (u32 r = 0; r < 4; r++)
-            if (r % 2 == 0 && g + r / 2 * 8 < heads)
+        for (u32 r = 0; r < 4; r += 2)
+            if (g + r / 2 * 8 < heads)
                 mixed[warp][g + r / 2 * 8][n * 4 + t] = {out[n][r], out[n][r + 1]};
     if (t < 2) {
         tops[warp][g + 8 * t] = t == 0 ? top[0] : top[1];

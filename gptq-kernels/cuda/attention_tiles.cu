@@ -4,14 +4,8 @@
 
 constexpr u32 WARPS = 4, QUERIES = 16 * WARPS, KEYS = 64;
 
-// Four 8 × 8 matrices, each lane a row's address; turned over, or not.
-__device__ inline void load_four(u32 (&r)[4], u32 address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(address)
-                 : "memory");
-}
-__device__ inline void load_four_turned(u32 (&r)[4], u32 address) {
+// Four 8 × 8 matrices, a row at each lane's address, turned over.
+__device__ inline void load_matrices_turned(u32 (&r)[4], u32 address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                  : "r"(address)
@@ -77,7 +71,7 @@ template <class T, u32 DIM> __device__ void attention_tiles(const Attention& a, 
             for (u32 d = 0; d < DIM / 32; d++) {
                 // Keys 8n to 8n + 7, of 32 channels.
                 u32 b[4];
-                load_four(b, shared_address(k_tile + (n * 8 + lane % 8) * PITCH + d * 32 + lane / 8 * 8));
+                load_matrices(b, shared_address(k_tile + (n * 8 + lane % 8) * PITCH + d * 32 + lane / 8 * 8));
                 T::mma(sums, q[2 * d], b[0], b[1]);
                 T::mma(sums, q[2 * d + 1], b[2], b[3]);
             }
@@ -99,7 +93,7 @@ template <class T, u32 DIM> __device__ void attention_tiles(const Attention& a, 
 #pragma unroll
             for (u32 n = 0; n < DIM / 16; n++) {
                 u32 b[4];
-                load_four_turned(b, shared_address(v_tile + (step * 16 + lane % 16) * PITCH + n * 16 + lane / 16 * 8));
+                load_matrices_turned(b, shared_address(v_tile + (step * 16 + lane % 16) * PITCH + n * 16 + lane / 16 * 8));
                 T::mma(out[2 * n], weights, b[0], b[1]);
                 T::mma(out[2 * n + 1], weights, b[2], b[3]);
             }

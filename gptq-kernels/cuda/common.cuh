@@ -214,12 +214,6 @@ __device__ inline float load_fresh(const float* p) {
     return r;
 }
 
-__device__ inline u32 load_acquire(const u32* p) {
-    u32 r;
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(r) : "l"(p) : "memory");
-    return r;
-}
-
 // Whether this block is the last of `many` that come here. What they wrote before is visible to it
 // then. The counter is left at zero for the next launch.
 __device__ inline bool last_of(u32* counter, u32 many) {

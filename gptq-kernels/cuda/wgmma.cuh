@@ -34,8 +34,8 @@ struct Rows {
     }
 };
 
-// c += a · b, or c = a · b if `anew`, for 8 · NB tokens. A lane's a is that of mma.m16n8k16 for its warp's sixteen rows; so
-// is its c, for each eight of tokens.
+// c += a · b, or c = a · b if `anew`, for 8 · NB tokens. A lane's a is that of mma.m16n8k16 for its
+// warp's sixteen rows; so is its c, for each eight of tokens.
 template <class T, u32 NB> struct Products;
 
 #define FOUR(C, B) "+f"(C[B][0]), "+f"(C[B][1]), "+f"(C[B][2]), "+f"(C[B][3])

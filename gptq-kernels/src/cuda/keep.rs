@@ -64,27 +64,7 @@ impl CudaBackend {
         let mut tape = self.device.tape();
         // What was staged for the operation before stays where it is.
         tape.make_room(&self.device, place.len())?;
-        // Keys go where they belong while they turn, if all their channels do.
-        let turned = tape.take_back("rope", |words| {
-            let last = if words[3] == 0 { &words[..3] } else { &words[3..6] };
-            let whole = words[8] == 2 * words[10] && words[9] == 0;
-            whole && last[0] == from && words[0] != to && words[3] != to
-        });
-        if let Some(words) = turned {
-            let all = words[1] + words[4];
-            let mut arguments: Vec<_> = words.into_iter().map(Wide).collect();
-            arguments.extend([At(to), Data(&place), Whole(target.kept())]);
-            arguments.extend([At(0), At(0), At(0), Wide(0), Whole(0), Whole(0)]);
-            let blocks = blocks("rope_and_keep", all as usize)?;
-            return tape.launch(
-                &self.device,
-                "rope_and_keep",
-                [blocks, 1, 1],
-                THREADS,
-                0,
-                &arguments,
-            );
-        }
+        let none = [At(0), At(0), At(0), Wide(0), Whole(0), Whole(0)];
         let own = [
             At(to),
             Data(&place),
@@ -93,37 +73,40 @@ impl CudaBackend {
             Whole(rows.columns as u32),
             Whole(target.kept()),
         ];
+        // Keys go where they belong while they turn, if all their channels do.
+        let turned = tape.take_back("rope", |words| {
+            let last = if words[3] == 0 { &words[..3] } else { &words[3..6] };
+            let whole = words[8] == 2 * words[10] && words[9] == 0;
+            whole && last[0] == from && words[0] != to && words[3] != to
+        });
         // Values go where the keys before them went.
-        let turned = tape.take_back("rope_and_keep", |words| {
-            let changed = [words[0], words[3], words[ROPE]];
-            words[ROPE + 3] == 0 && !changed.contains(&to) && !changed.contains(&from)
-        });
-        if let Some(words) = turned {
-            let all = words[1] as usize + words[4] as usize + many;
-            let before = words.into_iter().take(ROPE + 3).map(Wide);
-            let arguments: Vec<_> = before.chain(own).collect();
-            let blocks = blocks("rope_and_keep", all)?;
-            return tape.launch(
-                &self.device,
-                "rope_and_keep",
-                [blocks, 1, 1],
-                THREADS,
-                0,
-                &arguments,
-            );
-        }
-        let before = tape.take_back("write_rows", |words| {
-            words[6] == 0 && ![words[0], words[2]].contains(&to) && words[0] != from
-        });
-        let none = [At(0), At(0), At(0), Wide(0), Whole(0), Whole(0)];
-        let (arguments, all) = match before {
-            None => (own.into_iter().chain(none).collect::<Vec<_>>(), many),
-            Some(words) => {
-                let all = many + words[3] as usize;
-                (words.into_iter().take(6).map(Wide).chain(own).collect(), all)
-            }
+        let mut kept = || {
+            tape.take_back("rope_and_keep", |words| {
+                let changed = [words[0], words[3], words[ROPE]];
+                words[ROPE + 3] == 0 && !changed.contains(&to) && !changed.contains(&from)
+            })
         };
-        let blocks = blocks("write_rows", all)?;
-        tape.launch(&self.device, "write_rows", [blocks, 1, 1], THREADS, 0, &arguments)
+        let (name, arguments, all) = if let Some(words) = turned {
+            let all = (words[1] + words[4]) as usize;
+            let keys = [At(to), Data(&place), Whole(target.kept())];
+            let turning = words.into_iter().map(Wide);
+            ("rope_and_keep", turning.chain(keys).chain(none).collect::<Vec<_>>(), all)
+        } else if let Some(words) = kept() {
+            let all = (words[1] + words[4]) as usize + many;
+            let before = words.into_iter().take(ROPE + 3).map(Wide);
+            ("rope_and_keep", before.chain(own).collect(), all)
+        } else {
+            let before = tape.take_back("write_rows", |words| {
+                words[6] == 0 && ![words[0], words[2]].contains(&to) && words[0] != from
+            });
+            let all = many + before.as_ref().map_or(0, |words| words[3] as usize);
+            let arguments = match before {
+                None => own.into_iter().chain(none).collect(),
+                Some(words) => words.into_iter().take(own.len()).map(Wide).chain(own).collect(),
+            };
+            ("write_rows", arguments, all)
+        };
+        let blocks = blocks(name, all)?;
+        tape.launch(&self.device, name, [blocks, 1, 1], THREADS, 0, &arguments)
     }
 }

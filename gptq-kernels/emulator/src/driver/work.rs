@@ -57,11 +57,10 @@ impl State {
                 }
                 let before = early.then(|| std::mem::take(&mut self.unsettled));
                 let threads = launch.block.iter().map(|&side| side as usize).product();
-                let mut state = Early::new(before.clone(), threads);
+                let mut state = Early::new(before, threads);
                 let ran =
                     module.launch_after(kernel, launch, parameters, &mut self.memory, &mut state);
-                self.unsettled = state.written.unwrap_or_default();
-                self.unsettled.join(before.unwrap_or_default());
+                self.unsettled = state.left();
                 match ran {
                     Ok(_) => Ok(()),
                     Err(error @ Error::Fault(_)) => {

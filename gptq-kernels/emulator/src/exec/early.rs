@@ -9,7 +9,7 @@ use std::collections::HashSet;
 const LINE: u64 = 32;
 
 /// Lines of global memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Lines(HashSet<u64>);
 
 fn lines(address: u64, bytes: usize) -> impl Iterator<Item = u64> {
@@ -19,10 +19,6 @@ fn lines(address: u64, bytes: usize) -> impl Iterator<Item = u64> {
 impl Lines {
     pub(crate) fn add(&mut self, address: u64, bytes: usize) {
         self.0.extend(lines(address, bytes));
-    }
-
-    pub(crate) fn join(&mut self, other: Self) {
-        self.0.extend(other.0);
     }
 
     fn meet(&self, address: u64, bytes: usize) -> bool {
@@ -38,12 +34,20 @@ pub(crate) struct Early {
     /// By thread of the block.
     waited: Vec<bool>,
     /// What this launch wrote, if someone wants to know.
-    pub(crate) written: Option<Lines>,
+    written: Option<Lines>,
 }
 
 impl Early {
     pub(crate) fn new(unsettled: Option<Lines>, threads: usize) -> Self {
         Self { unsettled, waited: vec![false; threads], written: Some(Lines::default()) }
+    }
+
+    /// What the kernel after this one may find still being written: by this one, and by those that
+    /// this one did not wait for before it began.
+    pub(crate) fn left(self) -> Lines {
+        let mut lines = self.unsettled.unwrap_or_default();
+        lines.0.extend(self.written.unwrap_or_default().0);
+        lines
     }
 
     pub(crate) fn begin_block(&mut self) {
